@@ -1,0 +1,39 @@
+"""Rescaling symmetry in deep networks: invariants, fixes and flows.
+
+One object, the rescaling graph of a network (:func:`trace`), and one quantity on it, the
+imbalance of a hidden unit: what flows in minus what flows out (:func:`imbalance`).
+"""
+
+from balancing.flows import Trajectory, gradient_flow, integrate_flow
+from balancing.graph import Edge, Group, NotHomogeneousError, RescalingGraph, trace
+from balancing.invariants import (
+    InvariantMonitor,
+    layer_invariants,
+    matrix_invariants,
+    unit_invariants,
+)
+from balancing.networks import mlp
+from balancing.norms import imbalance, lpq_norm, shares
+from balancing.rescaling import rescale
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Edge",
+    "Group",
+    "InvariantMonitor",
+    "NotHomogeneousError",
+    "RescalingGraph",
+    "Trajectory",
+    "gradient_flow",
+    "imbalance",
+    "integrate_flow",
+    "layer_invariants",
+    "lpq_norm",
+    "matrix_invariants",
+    "mlp",
+    "rescale",
+    "shares",
+    "trace",
+    "unit_invariants",
+]

@@ -1,0 +1,87 @@
+"""Rescaling hidden units by given factors: the symmetry itself, as an operation on a model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from balancing.graph import RescalingGraph, trace
+
+__all__ = ["rescale"]
+
+
+@torch.no_grad()
+def rescale(
+    model: nn.Module | RescalingGraph,
+    factors: Mapping[str, Tensor | Sequence[float] | float],
+    *,
+    inplace: bool = False,
+) -> nn.Module:
+    r"""Multiply what enters each hidden unit by its factor and divide what leaves it.
+
+    :math:`W_{ij} \leftarrow a_i W_{ij} / a_j` and :math:`b_i \leftarrow a_i b_i`, with factor 1 on
+    inputs, outputs and every group that is not named. The function of the network is kept, up to
+    rounding. Sources: the symmetry of Du et al. 2018, Section 2, and Saul 2023, Algorithm 1.
+
+    Args:
+        model: a module that :func:`~balancing.trace` accepts, or its graph.
+        factors: hidden group name -> positive factors, shape (units,) or a scalar.
+        inplace: change the given model instead of a copy.
+
+    Returns:
+        The rescaled model: a deep copy, or the given one if ``inplace``.
+
+    Raises:
+        ValueError: a name is not a hidden group, a shape does not fit, a factor is not positive
+            and finite, or a weight would overflow. Nothing is changed then.
+        NotHomogeneousError: the model cannot be traced.
+    """
+    graph = trace(model)
+    graph.check_finite()
+    checked = {name: _factor(graph, name, value) for name, value in factors.items()}
+    changed: dict[str, Tensor] = {}
+    for edge in graph.edges:
+        into, out = checked.get(edge.target), checked.get(edge.source)
+        if into is None and out is None:
+            continue
+        weight = graph.weight(edge)
+        device = weight.device
+        new = weight.double()
+        if into is not None:
+            new = new * into.to(device)[:, None, None]
+        if out is not None:
+            new = new / out.to(device)[None, :, None]
+        changed[edge.weight] = new.view(graph.model.get_parameter(edge.weight).shape)
+        bias = graph.bias(edge)
+        if edge.bias is not None and bias is not None and into is not None:
+            changed[edge.bias] = bias.double() * into.to(device)
+    target = graph.model if inplace else copy.deepcopy(graph.model)
+    cast = {name: new.to(target.get_parameter(name).dtype) for name, new in changed.items()}
+    for name, new in cast.items():
+        if not torch.isfinite(new).all():
+            raise ValueError(f"these factors would make parameter '{name}' overflow {new.dtype}")
+    for name, new in cast.items():
+        target.get_parameter(name).copy_(new)
+    return target
+
+
+def _factor(graph: RescalingGraph, name: str, value: Tensor | Sequence[float] | float) -> Tensor:
+    hidden = graph.hidden
+    if name not in hidden:
+        known = graph.groups.get(name)
+        why = f"is not rescaled ({known.frozen})" if known else "is not a group of this network"
+        raise ValueError(f"group '{name}' {why}; hidden groups: {', '.join(hidden) or 'none'}")
+    size = hidden[name].size
+    # numbers are taken in float64: torch's default dtype would round them
+    dtype = None if isinstance(value, Tensor) else torch.float64
+    factor = torch.as_tensor(value, dtype=dtype).detach().double()
+    if factor.shape not in ((), (size,)):
+        raise ValueError(
+            f"factors of group '{name}' must have shape ({size},) or (), got {tuple(factor.shape)}"
+        )
+    if not bool((torch.isfinite(factor) & (factor > 0)).all()):
+        raise ValueError(f"factors of group '{name}' must be positive and finite")
+    return factor.expand(size)
