@@ -1,0 +1,36 @@
+"""The papers' experiments: a frozen config goes in, a pandas DataFrame comes out.
+
+One module a paper; each experiment is a function named after the figure that it reproduces.
+:data:`EXPERIMENTS` lists them under the names that ``balancing reproduce`` takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from balancing.experiments import du2018
+
+__all__ = ["EXPERIMENTS", "Experiment", "du2018"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named experiment at its full size.
+
+    Attributes:
+        run: maps a config to a table; takes ``progress`` as a keyword.
+        config: the default settings, a frozen dataclass.
+    """
+
+    run: Callable[..., pd.DataFrame]
+    config: Any
+
+
+EXPERIMENTS = {
+    "du2018.figure2": Experiment(du2018.figure2, du2018.Figure2Config()),
+    "du2018.drift": Experiment(du2018.drift, du2018.DriftConfig()),
+}
