@@ -1,0 +1,94 @@
+"""The site in a real browser, served from this machine, with everything else out of reach."""
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import ALLOWED_ERRORS, FLAGS, Visit, chromium
+from playwright.sync_api import Browser, ConsoleMessage, Route, sync_playwright
+
+from tools import site
+
+
+@pytest.fixture(scope="session")
+def html() -> Path:
+    """The folder of the site, built as `make book` does where it is missing or stale."""
+    chromium()  # do not build a site that nobody will look at
+    return site.build().parent
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Serve folders; each call returns the address of one, without a slash at its end."""
+    servers = []
+
+    def start(folder: Path) -> str:
+        server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder))
+        )
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """One browser for all pages, closed before nbval needs an event loop of its own."""
+    executable = chromium()
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="package")
+def visit(browser: Browser) -> Callable[[str], Visit]:
+    """Open a page with a fresh profile; returns once its formulas are typeset."""
+
+    def go(address: str) -> Visit:
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        origin = "/".join(address.split("/")[:3]) + "/"
+        seen = Visit(context.new_page())
+
+        def guard(route: Route) -> None:
+            if route.request.url.startswith((origin, "data:", "blob:")):
+                route.continue_()
+            else:
+                seen.outside.append(route.request.url)
+                route.abort()
+
+        def heard(message: ConsoleMessage) -> None:
+            if message.type == "error":
+                failed(message.text)
+
+        def failed(error: object) -> None:
+            if not any(allowed in str(error) for allowed in ALLOWED_ERRORS):
+                seen.errors.append(str(error))
+
+        context.route("**/*", guard)
+        seen.page.on("console", heard)
+        seen.page.on("pageerror", failed)
+        seen.page.on(
+            "response",
+            lambda answer: answer.ok or seen.missing.append(f"{answer.status} {answer.url}"),
+        )
+        seen.page.goto(address, wait_until="load")
+        seen.page.wait_for_load_state("networkidle")
+        seen.page.evaluate("window.MathJax?.startup?.promise")
+        return seen
+
+    return go

@@ -1,0 +1,222 @@
+"""Every figure is labelled, and is fit for light pages, dark pages and screen readers."""
+
+import base64
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from balancing import plots
+from balancing.experiments.du2018 import Figure2Config
+from balancing.experiments.du2018 import figure2 as run_figure2
+
+INK = "#010203"  # becomes the page's own text colour
+SVG = "application/vnd.balancing.figure+svg"
+TABLE = run_figure2(Figure2Config(iterations=20, samples=20, widths=(20, 10, 8, 5), record_every=1))
+
+
+def line(scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.linspace(-1, 1, 20, dtype=torch.float64)
+    return x, scale * x.relu()
+
+
+def rescaled() -> Figure:
+    x, y = line()
+    units = torch.tensor([1.0, 2]), torch.tensor([0.5, 3])
+    return plots.rescaled(x, {"one": y, "two": y}, {"one": units, "two": units[::-1]})
+
+
+def hyperbolas() -> Figure:
+    x, y = line()
+    return plots.hyperbolas({"flow": torch.stack([x, y], 1), "descent": torch.stack([y, x], 1)})
+
+
+def conserved() -> Figure:
+    times = torch.linspace(0, 1, 5)
+    return plots.conserved(times, 1 + times[:, None].expand(5, 3), times[:, None].expand(5, 3) ** 2)
+
+
+def drift() -> Figure:
+    steps = pd.Series({0.08: 0.1, 0.04: 0.04, 0.02: 0.02})
+    return plots.drift(steps, fitted=[0.04, 0.02])
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "rescaled": rescaled,
+    "hyperbolas": hyperbolas,
+    "conserved": conserved,
+    "figure2": lambda: plots.figure2(TABLE),
+    "losses": lambda: plots.losses(TABLE),
+    "drift": drift,
+}
+
+
+def title_of(axes: Axes) -> str:
+    return "".join(axes.get_title(loc=loc) for loc in ("left", "center", "right"))
+
+
+def test_every_public_figure_is_tested() -> None:
+    assert set(plots.__all__) - {"FigureOutput", "show"} == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_axes_are_labelled(name: str) -> None:
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure)
+    assert figure.axes
+    for axes in figure.axes:
+        assert axes.get_xlabel()
+        # a panel may share its neighbour's axis, and those of figure 2 are named by their titles
+        row = axes.get_shared_y_axes().get_siblings(axes)
+        named = title_of(axes) and figure.axes[0].get_legend()
+        assert any(each.get_ylabel() for each in row) or named
+        assert axes.has_data()
+    assert plt.get_fignums() == []
+
+
+# matplotlib reads some settings when an artist is made, not when its axes are: hence these three.
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_all_text_and_ticks_are_in_ink(name: str) -> None:
+    figure = FIGURES[name]()
+    plots.show(figure, "A line.")  # draws, which makes the last of them
+    for text in figure.findobj(Text):
+        if text.get_text():
+            assert text.get_color() == INK, text
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            for tick in axis.get_major_ticks():
+                assert tick.tick1line.get_markeredgecolor() == INK
+                assert tick.gridline.get_color() == INK
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_titles_stand_left(name: str) -> None:
+    for axes in FIGURES[name]().axes:
+        assert axes.get_title(loc="left") == title_of(axes)
+
+
+def test_lines_have_the_width_of_the_style() -> None:
+    (axes,) = plots.losses(TABLE).axes
+    assert [drawn.get_linewidth() for drawn in axes.get_lines()] == [1.8, 1.8]
+
+
+def svg_of(figure: Figure, alt: str = "A line.") -> str:
+    return plots.show(figure, alt)._repr_mimebundle_()[SVG]
+
+
+def ids(svg: str) -> set[str]:
+    found = [element.get("id") for element in ET.fromstring(svg).iter() if element.get("id")]
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_svg(name: str) -> None:
+    svg = svg_of(FIGURES[name]())
+    root = ET.fromstring(svg)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.get("role") == "img"
+    assert root.get("aria-label") == "A line."
+    # it scales with the page
+    assert root.get("viewBox")
+    assert root.get("width") is None
+    assert root.get("height") is None
+    assert "currentColor" in svg
+    assert INK not in svg
+    # every reference inside the figure has its target
+    targets = set(re.findall(r'href="#([^"]+)"', svg)) | set(re.findall(r"url\(#([^)]+)\)", svg))
+    assert targets
+    assert targets <= ids(svg)
+    assert plt.get_fignums() == []
+
+
+def test_curves_keep_their_own_colours() -> None:
+    svg = svg_of(plots.losses(TABLE))
+    for colour in plots.COLOURS[:2]:
+        assert colour in svg
+
+
+def test_figures_on_one_page_share_no_id() -> None:
+    all_ids = [ids(svg_of(make())) for make in FIGURES.values()]
+    assert sum(map(len, all_ids)) == len(set().union(*all_ids))
+
+
+def test_equal_input_gives_equal_bytes() -> None:
+    one, two = (plots.show(plots.losses(TABLE), "A")._repr_mimebundle_() for _ in range(2))
+    assert one == two
+
+
+def test_alt_text_is_escaped() -> None:
+    alt = 'The "gap" <W> & \n  it\'s kept'
+    root = ET.fromstring(svg_of(drift(), alt))
+    assert root.get("aria-label") == 'The "gap" <W> & it\'s kept'
+
+
+def test_bundle() -> None:
+    output = plots.show(drift(), "A line.")
+    bundle = output._repr_mimebundle_(include=None, exclude=None)
+    assert set(bundle) == {"text/plain", "image/png", SVG}
+    assert bundle["text/plain"] == repr(output) == "<Figure: A line.>"
+
+
+def test_png_is_an_image_on_white() -> None:
+    bundle = plots.show(drift(), "A line.")._repr_mimebundle_()
+    with Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))) as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGBA"))
+    height, width, _ = pixels.shape
+    assert width > height > 200
+    assert pixels[0, 0].tolist() == [255, 255, 255, 255]
+    assert pixels[..., :3].min() < 60  # something dark is drawn
+
+
+@pytest.mark.parametrize("alt", ["", "  ", "\n\t"])
+def test_alt_text_is_required(alt: str) -> None:
+    with pytest.raises(ValueError, match="alt must say what one would see"):
+        plots.show(drift(), alt)
+
+
+def contrast(colour: str, background: tuple[float, float, float]) -> float:
+    """Contrast ratio as WCAG defines it."""
+
+    def luminance(rgb: np.ndarray) -> float:
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    low, high = sorted((luminance(rgb), luminance(np.array(background))))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("colour", plots.COLOURS)
+def test_colours_are_legible_on_light_and_dark_pages(colour: str) -> None:
+    assert contrast(colour, (1, 1, 1)) >= 3
+    assert contrast(colour, (0.07, 0.07, 0.07)) >= 3
+
+
+def test_figure2_shows_the_table() -> None:
+    panels = plots.figure2(TABLE).axes
+    assert [title_of(axes) for axes in panels] == [
+        "(a) balanced start: gaps",
+        "(b) balanced start: ratios",
+        "(c) unbalanced start: gaps",
+        "(d) unbalanced start: ratios",
+    ]
+    names = [("balanced", "gap"), ("balanced", "ratio"), ("unbalanced", "gap")]
+    for axes, (init, kind) in zip(panels, [*names, ("unbalanced", "ratio")], strict=True):
+        run = TABLE[TABLE["init"] == init]
+        for drawn, pair in zip(axes.get_lines(), ("12", "23"), strict=False):
+            assert drawn.get_ydata().tolist() == run[f"{kind}{pair}"].tolist()
+            assert drawn.get_xdata().tolist() == run["iteration"].tolist()
