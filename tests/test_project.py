@@ -121,3 +121,17 @@ def test_readme_shows_the_figure_of_the_notebook() -> None:
     )
     name = picture.PICTURE.relative_to(ROOT).as_posix()
     assert f"]({name})" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/api.md"])
+def test_examples_of_the_pages_run(page: str) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    exec(compile(example, page, "exec"), {})
+
+
+def test_formulas_need_no_macros() -> None:
+    """A macro defined for the site alone would be an error in every other viewer."""
+    ours = re.compile(r"\\(norm|abs|inner|F|R)\b(?![a-zA-Z])")
+    found = [path.name for path in (ROOT / "book").glob("*.md") if ours.search(path.read_text())]
+    assert found == []
+    assert "macros" not in (ROOT / "_config.yml").read_text()
