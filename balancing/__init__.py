@@ -4,8 +4,9 @@ One object, the rescaling graph of a network (:func:`trace`), and one quantity o
 imbalance of a hidden unit: what flows in minus what flows out (:func:`imbalance`).
 """
 
+from balancing.factorization import FactorizationResult, factorize
 from balancing.flows import Trajectory, gradient_flow, integrate_flow
-from balancing.graph import Edge, Group, NotHomogeneousError, RescalingGraph, trace
+from balancing.graph import Edge, Group, NotHomogeneousError, RescalingGraph, Source, trace
 from balancing.invariants import (
     InvariantMonitor,
     layer_invariants,
@@ -20,11 +21,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Edge",
+    "FactorizationResult",
     "Group",
     "InvariantMonitor",
     "NotHomogeneousError",
     "RescalingGraph",
+    "Source",
     "Trajectory",
+    "factorize",
     "gradient_flow",
     "imbalance",
     "integrate_flow",

@@ -237,6 +237,48 @@ def _gradients_balance() -> float:
     return worst
 
 
+@functools.cache
+def _convolutional_path(seed: int) -> Trajectory:
+    """Gradient flow of a small convolutional network: 5 positions, zero padding, leaky ReLU."""
+    generator = torch.Generator().manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv1d(1, 3, 3, padding=1, bias=False),
+        nn.LeakyReLU(0.2),
+        nn.Conv1d(3, 2, 3, padding=1, bias=False),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Linear(10, 2, bias=False),
+    ).double()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(0, 0.5, generator=generator)
+    x = torch.randn(4, 1, 5, dtype=torch.float64, generator=generator)
+    y = torch.randn(4, 2, dtype=torch.float64, generator=generator)
+    times = torch.linspace(0, 1, 6, dtype=torch.float64)
+    return integrate_flow(net, lambda n: _loss(n, x, y), times, on_sliding="stop")
+
+
+def _convolution_drift(quantity: Callable[[nn.Module], dict[str, Tensor]]) -> float:
+    """Largest change of a quantity along the flow, relative to the squared weights."""
+    worst = 0.0
+    for seed in SEEDS:
+        path = _convolutional_path(seed)
+        scale = path.states.square().sum(1).max()
+        for value in path.measure(quantity).values():
+            worst = max(worst, float((value - value[0]).abs().max() / scale))
+    return worst
+
+
+def _unrolled_gap(net: nn.Module) -> dict[str, Tensor]:
+    """Squared norm of the first convolution's unrolled matrix minus that of the second's."""
+    times_used = torch.tensor([4.0, 5.0, 4.0], dtype=torch.float64)  # of 5 positions, padded
+    first, second = (
+        (net.get_parameter(f"{index}.weight").detach().square() * times_used).sum()
+        for index in (0, 2)
+    )
+    return {"0": first - second}
+
+
 def _off_diagonal_moves() -> float:
     """Change, along gradient flow, of the off-diagonal entries that Theorem 2.2 excludes."""
 
@@ -317,6 +359,42 @@ def _drift_exponent(table: pd.DataFrame) -> float:
     runs = table[table["step"] <= 0.04].groupby("step")["gap12"]
     change = (runs.last() - runs.first()).abs()
     return float(np.polyfit(np.log(change.index.to_numpy()), np.log(change.to_numpy()), 1)[0])
+
+
+def _ends(table: pd.DataFrame, objective: int) -> pd.DataFrame:
+    """First and last row of each start of Figure 1, for one objective."""
+    return table[table["objective"] == objective].groupby("init").agg(["first", "last"])
+
+
+def _gap_kept(table: pd.DataFrame) -> float:
+    gap = _ends(table, 2)["gap"]
+    return float((gap["last"] / gap["first"] - 1).abs().max())
+
+
+def _printed(column: str, bound: str) -> Callable[[pd.DataFrame], float]:
+    """Largest value of a column along the printed schedule, in units of its bound."""
+
+    def check(table: pd.DataFrame) -> float:
+        run = table[table["schedule"] == "printed"]
+        return float((run[column] / run[bound]).max())
+
+    return check
+
+
+def _largest_increase(table: pd.DataFrame) -> float:
+    """Largest relative increase of f in a step along the printed schedule; 0 for none."""
+    return max(0.0, float(table[table["schedule"] == "printed"]["max_increase"].max()))
+
+
+def _practical_error(table: pd.DataFrame) -> float:
+    run = table[table["schedule"] == "practical"].groupby("seed").last()
+    return float((run["error"] / run["eps"]).max())
+
+
+def _steps_per_decade(table: pd.DataFrame) -> float:
+    """Slope of the median number of steps against log10 of the dimension."""
+    median = table.groupby("dim")["iterations"].median()
+    return float(np.polyfit(np.log10(median.index.to_numpy()), median.to_numpy(), 1)[0])
 
 
 LEDGER: tuple[Claim, ...] = (
@@ -405,6 +483,39 @@ LEDGER: tuple[Claim, ...] = (
         _off_diagonal_moves,
     ),
     Claim(
+        "du2018.thm2.3",
+        DU,
+        "Theorem 2.3",
+        "With shared weights, convolution included, gradient flow conserves "
+        "$\\|v_h\\|^2 - \\|v_{h+1}\\|^2$, where $v_h$ holds each shared weight of layer $h$ "
+        "once.",
+        "recalled",
+        "largest relative drift along the flow, 3 convolutional networks",
+        (0, 1e-9),
+        lambda: _convolution_drift(lambda n: layer_invariants(n)),
+    ),
+    Claim(
+        "ours.channel",
+        "ours",
+        "Theorem 2.3, per channel",
+        "Each channel conserves the squared norm of its incoming filter minus that of all outgoing "
+        "taps.",
+        "derived",
+        "largest relative drift along the flow, 3 convolutional networks",
+        (0, 1e-9),
+        lambda: _convolution_drift(lambda n: unit_invariants(n)),
+    ),
+    Claim(
+        "ours.unrolled",
+        "ours",
+        "Theorem 2.3, its limit",
+        "The Frobenius norms of the unrolled matrices have no such conserved difference.",
+        "derived",
+        "largest relative drift along the flow, 3 convolutional networks",
+        (1e-3, np.inf),
+        lambda: _convolution_drift(_unrolled_gap),
+    ),
+    Claim(
         "ours.one-step",
         "ours",
         "From flow to descent",
@@ -480,6 +591,120 @@ LEDGER: tuple[Claim, ...] = (
         (0, 1e-6),
         _final_loss,
         "du2018.figure2",
+    ),
+    Claim(
+        "du2018.fig1.gap",
+        DU,
+        "Figure 1, objective (2)",
+        "Without a penalty, gradient descent keeps the gap $\\|U^\\top U - V^\\top V\\|_F$ that "
+        "it starts with.",
+        "recalled",
+        "largest relative change over 1,000 iterations, balanced and unbalanced start",
+        (0, 0.02),
+        _gap_kept,
+        "du2018.figure1",
+    ),
+    Claim(
+        "du2018.fig1.penalty",
+        DU,
+        "Figure 1, objective (3)",
+        "The penalty drives the gap to zero.",
+        "recalled",
+        "larger final gap of both starts",
+        (0, 1e-10),
+        lambda table: float(_ends(table, 3)["gap"]["last"].max()),
+        "du2018.figure1",
+    ),
+    Claim(
+        "du2018.fig1.error",
+        DU,
+        "Figure 1",
+        "From the balanced start both objectives fit the target.",
+        "recalled",
+        "larger final error $\\|UV^\\top - M\\|_F$",
+        (0, 1e-10),
+        lambda table: float(max(_ends(table, o)["error"]["last"]["balanced"] for o in (2, 3))),
+        "du2018.figure1",
+    ),
+    Claim(
+        "du2018.thm3.1.gap",
+        DU,
+        "Theorem 3.1, for all t",
+        "Along the printed schedule $\\|U^\\top U - V^\\top V\\|_F \\le \\epsilon$. That schedule "
+        "does not leave the saddle in any feasible run; this is checked next to it.",
+        "recalled",
+        "largest gap in units of $\\epsilon$, 20,000 steps, 5 seeds",
+        (0, 1),
+        _printed("max_gap", "eps"),
+        "du2018.theorem31",
+    ),
+    Claim(
+        "du2018.thm3.1.norm",
+        DU,
+        "Theorem 3.1, for all t",
+        "Along the printed schedule $\\|U\\|_F^2$ and $\\|V\\|_F^2$ are at most "
+        "$5\\sqrt{r}\\,\\|M\\|_F$.",
+        "recalled",
+        "largest squared norm in units of the bound, 20,000 steps, 5 seeds",
+        (0, 1),
+        _printed("max_norm", "norm_bound"),
+        "du2018.theorem31",
+    ),
+    Claim(
+        "du2018.thm3.1.descent",
+        DU,
+        "Theorem 3.1, for all t",
+        "Along the printed schedule $f$ does not increase.",
+        "recalled",
+        "largest increase in a step, relative to the start, 20,000 steps, 5 seeds",
+        (0, 1e-14),
+        _largest_increase,
+        "du2018.theorem31",
+    ),
+    Claim(
+        "ours.thm3.1.practical",
+        "ours",
+        "Theorem 3.1, a practical schedule",
+        "With $\\eta_t = 0.5\\,(t+1)^{-0.6} / \\|M\\|_2$ the error falls below $\\epsilon$.",
+        "derived",
+        "largest final error in units of $\\epsilon$, 5 seeds",
+        (0, 1),
+        _practical_error,
+        "du2018.theorem31",
+    ),
+    Claim(
+        "du2018.thm3.2.convergence",
+        DU,
+        "Theorem 3.2",
+        "Rank one: gradient descent from a small random start converges at a constant step.",
+        "recalled",
+        "share of 60 runs (d = 20, 200, 2000) that reach a relative error of $10^{-6}$",
+        (1, 1),
+        lambda table: float(table["converged"].mean()),
+        "du2018.theorem32",
+    ),
+    Claim(
+        "du2018.thm3.2.log",
+        DU,
+        "Theorem 3.2",
+        "The number of steps grows with the logarithm of the dimension.",
+        "recalled",
+        "more steps for ten times the dimension (median of 20 seeds)",
+        (1, 30),
+        _steps_per_decade,
+        "du2018.theorem32",
+    ),
+    Claim(
+        "du2018.thm3.2.ratio",
+        DU,
+        "Theorem 3.2",
+        "After the first stage the ratio of the two signals stays between constants. Before it, "
+        "it may be large, since a random start can have almost no overlap.",
+        "recalled",
+        "largest ratio, or its inverse, after the first stage, 60 runs",
+        (1, 1.1),
+        lambda table: float(max(table["ratio_max2"].max(), 1 / table["ratio_min2"].min())),
+        "du2018.theorem32",
     ),
     Claim(
         "ours.drift-linear",

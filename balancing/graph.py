@@ -9,15 +9,16 @@ a :class:`RescalingGraph`: *groups* of units joined by *edges*, one edge per wei
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
-__all__ = ["Edge", "Group", "NotHomogeneousError", "RescalingGraph", "trace"]
+__all__ = ["Edge", "Group", "NotHomogeneousError", "RescalingGraph", "Source", "trace"]
 
 
 class NotHomogeneousError(ValueError):
@@ -55,30 +56,81 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Source:
+    """The units of one group, as a layer reads them.
+
+    Attributes:
+        group: name of the group.
+        size: number of units read.
+        repeat: columns of the weight for each unit, next to each other: 1, or the number of
+            positions of a channel behind a flatten.
+    """
+
+    group: str
+    size: int
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
 class Edge:
-    """The weights that lead from one group of units to another.
+    """The weights of one layer: they lead from one group of units, or several, to another.
 
     Attributes:
         name: module path of the layer.
-        source: name of the group that the weights read from.
         target: name of the group that the weights write to.
+        sources: what the weights read, in the order of their columns; more than one where groups
+            were concatenated.
         weight: name of the weight among the model's parameters.
         bias: name of the bias among the model's parameters, or None.
+        blocks: number of groups of a grouped convolution; 1 for every other layer.
+        transposed: whether the weight has its source dimension first (transposed convolution).
     """
 
     name: str
-    source: str
     target: str
+    sources: tuple[Source, ...]
     weight: str
     bias: str | None
+    blocks: int = 1
+    transposed: bool = False
 
     def by_channel(self, weight: Tensor) -> Tensor:
-        """View a tensor shaped like the weight as (target units, source units, taps).
+        """View a tensor shaped like the weight as (blocks, targets, columns, taps).
 
-        A linear layer has one tap per pair of units. Every module on top of the graph works
-        on this form, so that a layer type is described here and nowhere else.
+        ``targets`` and ``columns`` count within a block. A linear layer has one block and one
+        tap. Everything on top of the graph works on this form, so that a layer type is described
+        here and nowhere else.
         """
-        return weight.unsqueeze(-1)
+        weight = weight.unsqueeze(-1) if weight.dim() == 2 else weight.flatten(2)
+        blocked = weight.view(self.blocks, -1, *weight.shape[1:])
+        return blocked.transpose(1, 2) if self.transposed else blocked
+
+    def like_weight(self, by_channel: Tensor) -> Tensor:
+        """Undo :meth:`by_channel` but for the taps: (targets or sources first, the rest, taps)."""
+        blocked = by_channel.transpose(1, 2) if self.transposed else by_channel
+        return blocked.flatten(0, 1)
+
+    def columns(self, units: Callable[[str], Tensor | None], like: Tensor) -> Tensor:
+        """One number for each column, from the numbers of the units that it reads.
+
+        Args:
+            units: group name -> tensor of shape (units,), or None for ones.
+            like: a tensor of the wanted dtype and device.
+        """
+        parts = []
+        for source in self.sources:
+            values = units(source.group)
+            ones = like.new_ones(source.size)
+            parts.append(
+                (ones if values is None else values.to(ones)).repeat_interleave(source.repeat)
+            )
+        return torch.cat(parts)
+
+    def by_source(self, columns: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Sum one number a column over the columns of each unit: (group name, (units,)) pairs."""
+        sizes = [source.size * source.repeat for source in self.sources]
+        for source, part in zip(self.sources, columns.split(sizes), strict=True):
+            yield source.group, part.unflatten(0, (source.size, source.repeat)).sum(1)
 
 
 class RescalingGraph:
@@ -104,10 +156,10 @@ class RescalingGraph:
 
     def outgoing(self, group: str) -> Iterator[Edge]:
         """Edges that read from the group."""
-        return (edge for edge in self.edges if edge.source == group)
+        return (e for e in self.edges if any(source.group == group for source in e.sources))
 
     def weight(self, edge: Edge) -> Tensor:
-        """Current weights of an edge, shape (target units, source units, taps); a view."""
+        """Current weights of an edge, shape (blocks, targets, columns, taps); a view."""
         return edge.by_channel(self.model.get_parameter(edge.weight))
 
     def bias(self, edge: Edge) -> Tensor | None:
@@ -134,7 +186,7 @@ class RescalingGraph:
             rows.append(
                 (
                     group.name,
-                    str(group.size),
+                    str(group.size or "?"),
                     group.activation,
                     ", ".join(into) or "-",
                     ", ".join(out) or "-",
@@ -147,22 +199,32 @@ class RescalingGraph:
 
 
 def trace(
-    model: nn.Module | RescalingGraph, *, on_unsupported: Literal["raise", "freeze"] = "raise"
+    model: nn.Module | RescalingGraph,
+    example_input: Tensor | None = None,
+    *,
+    on_unsupported: Literal["raise", "freeze"] = "raise",
 ) -> RescalingGraph:
     """Find the units of a network that may be rescaled and the weights that carry them.
 
-    Supported now: ``nn.Linear``; ReLU and leaky ReLU as modules, functions or methods; Identity
-    and Dropout; any way of composing them that torch.fx can trace.
+    Supported: Linear, convolution and transposed convolution (grouped and depthwise, too); ReLU,
+    leaky ReLU and PReLU; maximum, average and adaptive pooling; Identity, Dropout, zero padding,
+    upsampling; Flatten, and ``view`` or ``reshape`` to two dimensions; sums and concatenations;
+    as modules, functions or tensor methods, composed in any way that torch.fx can follow. A unit
+    is a channel there: the columns of a linear layer behind a flatten are grouped by channel, a sum
+    ties the units of its summands, a concatenation sets groups side by side.
 
     Args:
         model: the network. A :class:`RescalingGraph` is returned as it is.
+        example_input: an input of the network. Needed only where the number of positions of a
+            channel cannot be told otherwise: ``view(-1, n)``, and flattened maps of different
+            sizes that are concatenated.
         on_unsupported: what to do about an operation through which no factor can pass.
             ``"raise"`` an error, or ``"freeze"``: treat it as a boundary, so that the units
             before and behind it keep factor 1; the graph says why when it is printed.
 
     Raises:
         NotHomogeneousError: an activation is not positively homogeneous (GELU, sigmoid, ...), an
-            operation is not supported, two layers share a weight, or torch.fx cannot trace the
+            operation is not supported, two layers share a parameter, or torch.fx cannot trace the
             model. The model is not changed.
         TypeError: ``model`` is neither a module nor a graph.
         ValueError: ``on_unsupported`` is neither of the two words.
@@ -175,49 +237,97 @@ def trace(
         )
     if on_unsupported not in ("raise", "freeze"):
         raise ValueError(f"on_unsupported must be 'raise' or 'freeze', got {on_unsupported!r}")
-    return _Builder(model, on_unsupported).build()
+    return _Builder(model, example_input, on_unsupported).build()
 
 
 # --- building the graph --------------------------------------------------------------------------
+#
+# What an operation does to the factors of the units that it reads. A name stands for the module,
+# the function and the tensor method alike: nn.ReLU, F.relu, torch.relu and x.relu() are "relu".
 
-_ACTIVATIONS: dict[Any, str] = {
-    nn.ReLU: "relu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.Identity: "linear",
-    nn.Dropout: "linear",
-    F.relu: "relu",
-    torch.relu: "relu",
-    F.leaky_relu: "leaky_relu",
-    F.dropout: "linear",
-    "relu": "relu",  # the tensor method
+_LINEAR = {"identity", "contiguous", "clone", "detach"}  # nothing happens to a unit
+_PER_UNIT_LINEAR = {  # linear, each channel by itself
+    "avgpool",
+    "adaptiveavgpool",
+    "zeropad",
+    "upsample",
+    "upsamplingnearest",
+    "upsamplingbilinear",
+    "interpolate",
 }
+_PER_UNIT = {  # positively homogeneous, each unit by itself; the name that a group then shows
+    "relu": "relu",
+    "leakyrelu": "leaky_relu",
+    "prelu": "prelu",
+    "abs": "abs",
+    "maxpool": "max_pool",
+    "adaptivemaxpool": "max_pool",
+    "dropout": "dropout",  # linear, but a mask does not commute with mixing units
+}
+_POSITIONS = ((2, 3), [2, 3], (-2, -1), [-2, -1])
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _SUPPORTED = (
-    "supported are Linear, ReLU, LeakyReLU, Identity and Dropout; "
-    "trace(model, on_unsupported='freeze') treats anything else as a boundary"
+    "supported are linear layers and convolutions, (leaky, parametric) ReLU, pooling, dropout, "
+    "zero padding, flatten, sums and concatenations; trace(model, on_unsupported='freeze') treats "
+    "anything else as a boundary"
 )
 _WHY_NOT = {
-    "ReLU6": "it is capped at 6, so it is not positively homogeneous",
-    "GELU": "it is not positively homogeneous",
-    "Sigmoid": "it is not positively homogeneous",
-    "Tanh": "it is not positively homogeneous",
-    "Softmax": "its output does not change in proportion to its input",
+    "relu6": "it is capped at 6, so it is not positively homogeneous",
+    "gelu": "it is not positively homogeneous",
+    "sigmoid": "it is not positively homogeneous",
+    "tanh": "it is not positively homogeneous",
+    "softmax": "its output does not change in proportion to its input",
 }
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Units of one group as they lie in a tensor; ``repeat`` is None where it is not known."""
+
+    group: int
+    size: int | None
+    repeat: int | None = 1
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """The units that a traced tensor carries, and where.
+
+    ``layout`` is "map" where channels are dimension 1, "features" where units are the last
+    dimension, "any" for a network input, which either kind of layer may read.
+    """
+
+    segments: tuple[_Segment, ...]
+    layout: Literal["any", "map", "features"]
+
+
+class _Unsupported(Exception):  # noqa: N818  (becomes an error or a boundary)
+    """Why no factor can pass."""
 
 
 class _Builder:
-    """Walks the traced nodes in order and keeps, for each, the group whose units it carries."""
+    """Walks the traced nodes in order and keeps, for each, the units that it carries.
 
-    def __init__(self, model: nn.Module, on_unsupported: str) -> None:
-        self.model = model
+    Groups are numbered while building, since a sum may still tie two of them; ``tied`` leads from
+    a number to the number of the group that it was tied to.
+    """
+
+    def __init__(self, model: nn.Module, example_input: Tensor | None, on_unsupported: str) -> None:
+        self.model, self.example_input = model, example_input
         self.on_unsupported = on_unsupported
         self.modules = {name for name, _ in model.named_modules()}
-        self.groups: dict[str, Group] = {}
-        self.edges: list[Edge] = []
-        self.owner: dict[int, str] = {}  # id of a parameter -> the layer that uses it
-        self.group_of: dict[fx.Node, str] = {}
+        self.groups: list[Group] = []
+        self.tied: list[int] = []
+        self.edges: list[tuple[Edge, int, tuple[_Segment, ...]]] = []
+        self.owner: dict[int, tuple[str, int]] = {}  # id of a parameter -> layer, its group
+        self.streams: dict[fx.Node, _Stream] = {}  # nodes that carry no units are not in it
+        self.shapes: dict[fx.Node, torch.Size] = {}
 
     def build(self) -> RescalingGraph:
-        if type(self.model) is nn.Linear:
+        if type(self.model).__module__.startswith("torch.nn.modules") and not list(
+            self.model.children()
+        ):
             raise NotHomogeneousError(
                 type(self.model).__name__, "tracing", "a single layer has no hidden units"
             )
@@ -227,71 +337,294 @@ class _Builder:
             raise NotHomogeneousError(
                 type(self.model).__name__, "tracing", f"torch.fx cannot follow it ({error})"
             ) from error
-        handlers: dict[str, Callable[[fx.Node], None]] = {
-            "placeholder": self.placeholder,
-            "output": self.output,
-        }
+        if self.example_input is not None:
+            with torch.no_grad():
+                ShapeProp(traced).propagate(self.example_input)
+            for node in traced.graph.nodes:
+                if "tensor_meta" in node.meta and hasattr(node.meta["tensor_meta"], "shape"):
+                    self.shapes[node] = node.meta["tensor_meta"].shape
         for node in traced.graph.nodes:
-            handlers.get(node.op, self.call)(node)
-        return RescalingGraph(self.model, self.groups, tuple(self.edges))
+            self.visit(node)
+        return self.result()
 
-    def placeholder(self, node: fx.Node) -> None:
-        name = "input" if not self.groups else str(node.target)
-        while name in self.modules:  # groups of units are named after modules
-            name = f"network {name}"
-        self.group_of[node] = self.add(Group(name, 0, frozen="network input"))
+    def result(self) -> RescalingGraph:
+        """Name the groups and drop the ties."""
+        roots = {number: self.root(number) for number in range(len(self.groups))}
+        groups = {self.groups[root].name: self.groups[root] for root in roots.values()}
+        edges = []
+        for edge, target, segments in self.edges:
+            sources = tuple(
+                Source(self.groups[roots[s.group]].name, s.size or 0, s.repeat or 1)
+                for s in segments
+            )
+            edges.append(replace(edge, target=self.groups[roots[target]].name, sources=sources))
+        return RescalingGraph(self.model, groups, tuple(edges))
 
-    def output(self, node: fx.Node) -> None:
-        for source in node.all_input_nodes:
-            self.freeze(source, "network output")
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            name = "input" if not self.groups else str(node.target)
+            while name in self.modules:  # groups of units are named after modules
+                name = f"network {name}"
+            number = self.add(Group(name, 0, frozen="network input"))
+            self.streams[node] = _Stream((_Segment(number, None, None),), "any")
+        elif node.op == "output":
+            for source in node.all_input_nodes:
+                self.freeze(source, "network output")
+        elif any(source in self.streams for source in node.all_input_nodes):
+            module = self.module_of(node)
+            kind = type(module).__name__ if module is not None else _name_of(node.target)
+            try:
+                if not _is_torchs(node, module):
+                    raise _Unsupported("it is not torch's own")
+                stream = self.apply(node, kind, module)
+            except _Unsupported as why:
+                stream = self.boundary(node, kind, str(why))
+            if stream is not None:
+                self.streams[node] = stream
 
-    def call(self, node: fx.Node) -> None:
-        """Handle a module, function or method that is applied to the data."""
-        module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
-        kind = type(module) if module is not None else node.target
-        if kind is nn.Linear:
-            assert isinstance(module, nn.Linear)
-            self.linear(node, module)
-        elif kind in _ACTIVATIONS:
-            source = node.all_input_nodes[0]
-            self.group_of[node] = self.group_of[source]
-            if _ACTIVATIONS[kind] != "linear":
-                self.update(self.group_of[source], activation=_ACTIVATIONS[kind])
-        else:
-            self.unsupported(node, kind)
+    def module_of(self, node: fx.Node) -> nn.Module | None:
+        return self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
-    def linear(self, node: fx.Node, layer: nn.Linear) -> None:
+    def apply(self, node: fx.Node, kind: str, module: nn.Module | None) -> _Stream | None:
+        """The units that the result of an operation carries; None if it carries none."""
+        family = re.sub(r"[123]d$", "", kind).replace("_", "").lower()
+        if family in ("size", "getattr", "dim"):
+            return None  # a number, for a view
+        if family in ("add", "iadd"):
+            return self.tie(self.operands(node))
+        if family in ("cat", "concat"):
+            return self.concatenate(node)
+        if isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)) and type(
+            module
+        ).__module__.startswith("torch.nn.modules"):
+            return self.layer(node, module)
+        [stream] = self.operands(node, 1)
+        if family in _LINEAR or family in _PER_UNIT_LINEAR or family in _PER_UNIT:
+            return self.per_unit(node, family, stream, module)
+        if family == "mean":
+            return self.mean(node, stream)
+        if family in ("flatten", "view", "reshape"):
+            return self.flatten(node, stream, module)
+        raise _Unsupported(_WHY_NOT.get(family, "no rescaling factor is known to pass through it"))
+
+    def operands(self, node: fx.Node, count: int | None = None) -> list[_Stream]:
+        """The tensors that an operation reads, if all of them carry units."""
+        given = [*node.args, *(v for v in node.kwargs.values() if isinstance(v, fx.Node))]
+        tensors = [a for a in given if isinstance(a, fx.Node) and a in self.streams]
+        if count is None and len(tensors) < len(given):
+            raise _Unsupported("only sums of results of layers can be rescaled")
+        if count is not None and len(tensors) != count:
+            raise _Unsupported(f"it reads {len(tensors)} results, not {count}")
+        return [self.streams[tensor] for tensor in tensors]
+
+    def per_unit(
+        self, node: fx.Node, family: str, stream: _Stream, module: nn.Module | None
+    ) -> _Stream:
+        if getattr(module, "return_indices", False) or node.kwargs.get("return_indices"):
+            raise _Unsupported("it also returns indices")
+        pooled = "pool" in family or family in ("interpolate", "upsample")
+        if pooled and stream.layout == "features":
+            raise _Unsupported("it would mix units: they are in the last dimension here")
+        if family in _PER_UNIT:
+            for segment in stream.segments:
+                root = self.root(segment.group)
+                if self.groups[root].activation == "linear":
+                    self.update(root, activation=_PER_UNIT[family])
+        return stream
+
+    def layer(self, node: fx.Node, module: Any) -> _Stream:
         name = str(node.target)
-        source = self.group_of[node.all_input_nodes[0]]
-        if self.groups[source].size == 0:  # a boundary learns its width from its first reader
-            self.update(source, size=layer.in_features)
-        for parameter in [layer.weight] if layer.bias is None else [layer.weight, layer.bias]:
-            earlier = self.owner.setdefault(id(parameter), name)
-            if earlier != name or name in self.groups:
+        [stream] = self.operands(node, 1)
+        linear = isinstance(module, nn.Linear)
+        wanted: Literal["map", "features"] = "features" if linear else "map"
+        if stream.layout not in ("any", wanted):
+            where = "dimension 1" if stream.layout == "map" else "the last dimension"
+            raise _Unsupported(f"units lie in {where} here; flatten or unflatten explicitly")
+        read = module.in_features if linear else module.in_channels
+        segments = self.resolve(stream.segments, read)
+        size = module.out_features if linear else module.out_channels
+        number = self.add(Group(name, size))
+        for parameter in [module.weight] if module.bias is None else [module.weight, module.bias]:
+            earlier, group = self.owner.setdefault(id(parameter), (name, number))
+            if group != number:
                 reason = f"it is also used by '{earlier}', and one tensor has one scale"
                 raise NotHomogeneousError(name, "shared parameter", reason)
-        self.group_of[node] = self.add(Group(name, layer.out_features))
-        bias = None if layer.bias is None else f"{name}.bias"
-        self.edges.append(Edge(name, source, self.group_of[node], f"{name}.weight", bias))
+        edge = Edge(
+            name,
+            "",
+            (),
+            f"{name}.weight",
+            None if module.bias is None else f"{name}.bias",
+            1 if linear else module.groups,
+            isinstance(module, _TRANSPOSED),
+        )
+        self.edges.append((edge, number, segments))
+        return _Stream((_Segment(number, size),), wanted)
 
-    def unsupported(self, node: fx.Node, kind: Any) -> None:
-        op = getattr(kind, "__name__", str(kind))
+    def resolve(self, segments: tuple[_Segment, ...], read: int) -> tuple[_Segment, ...]:
+        """Fill in sizes and repeats from the number of columns that a layer reads."""
+        if len(segments) == 1 and segments[0].size is None:  # a boundary: its factors are 1
+            root = self.root(segments[0].group)
+            if self.groups[root].size == 0:
+                self.update(root, size=read)
+            return (replace(segments[0], size=read, repeat=1),)
+        unknown = [s for s in segments if s.repeat is None]
+        if any(s.size is None for s in segments):
+            raise _Unsupported("the number of units of a boundary in a concatenation is unknown")
+        known = sum((s.size or 0) * s.repeat for s in segments if s.repeat is not None)
+        units = sum(s.size or 0 for s in unknown)
+        if unknown:
+            repeat, rest = divmod(read - known, units)
+            same = len(unknown) == 1 or len(unknown) == len(segments)
+            if rest or repeat < 1 or not same:
+                raise _Unsupported(
+                    f"its {read} columns cannot be assigned to channels; pass example_input"
+                )
+            return tuple(replace(s, repeat=repeat) if s.repeat is None else s for s in segments)
+        if known != read:
+            raise _Unsupported(f"it reads {read} columns, but {known} are there")
+        return segments
+
+    def flatten(self, node: fx.Node, stream: _Stream, module: nn.Module | None) -> _Stream:
+        """From a map to features: the positions of each channel come to lie side by side."""
+        shape = [a for a in node.args[1:] if not isinstance(a, (tuple, list))]
+        for a in node.args[1:]:
+            shape += list(a) if isinstance(a, (tuple, list)) else []
+        if module is not None or _name_of(node.target) == "flatten":
+            start = getattr(module, "start_dim", None)
+            end = getattr(module, "end_dim", -1)
+            if module is None:
+                start = node.kwargs.get("start_dim", shape[0] if shape else 0)
+                end = node.kwargs.get("end_dim", shape[1] if len(shape) > 1 else -1)
+            if (start, end) != (1, -1):
+                raise _Unsupported("only a flatten of all dimensions from 1 on keeps units apart")
+        elif len(shape) != 2:
+            raise _Unsupported("only a view with two dimensions, batch and features, is supported")
+        elif not _is_batch(shape[0]) and node not in self.shapes:
+            raise _Unsupported(
+                "the first dimension may not be the batch; pass example_input to trace()"
+            )
+        if stream.layout == "features":
+            return stream
+        source = node.all_input_nodes[0]
+        repeat = None
+        if source in self.shapes and node in self.shapes:
+            before, after = self.shapes[source], self.shapes[node]
+            if after[0] != before[0]:
+                raise _Unsupported("it mixes samples: the batch dimension changes")
+            repeat = before[2:].numel()
+        segments = tuple(
+            replace(s, repeat=None if s.size is None else repeat) for s in stream.segments
+        )
+        return _Stream(segments, "features")
+
+    def mean(self, node: fx.Node, stream: _Stream) -> _Stream:
+        """Global average pooling: a mean over all positions."""
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        if stream.layout != "map" or node.kwargs.get("keepdim") or dims not in _POSITIONS:
+            raise _Unsupported("only a mean over all positions of a map, without keepdim, is known")
+        return _Stream(stream.segments, "features")
+
+    def tie(self, streams: list[_Stream]) -> _Stream:
+        """A sum: its summands need the same factors."""
+        if len(streams) == 1:
+            return streams[0]  # x + x
+        first, second = streams
+        if first.layout != second.layout and "any" not in (first.layout, second.layout):
+            raise _Unsupported("it adds a map to features")
+        if len(first.segments) != len(second.segments):
+            raise _Unsupported("it adds concatenations of different groups")
+        merged = []
+        for a, b in zip(first.segments, second.segments, strict=True):
+            if a.size != b.size and None not in (a.size, b.size):
+                raise _Unsupported(f"it adds {a.size} units to {b.size}")
+            merged.append(self.unite(a, b))
+        return _Stream(tuple(merged), second.layout if first.layout == "any" else first.layout)
+
+    def unite(self, a: _Segment, b: _Segment) -> _Segment:
+        one, other = sorted((self.root(a.group), self.root(b.group)))
+        if one != other:
+            x, y = self.groups[one], self.groups[other]
+            self.tied[other] = one
+            self.update(
+                one,
+                size=x.size or y.size,
+                activation=y.activation if x.activation == "linear" else x.activation,
+                frozen=x.frozen or y.frozen,
+            )
+        return a if a.size is not None else b
+
+    def concatenate(self, node: fx.Node) -> _Stream:
+        tensors = node.args[0] if node.args else node.kwargs["tensors"]
+        if not isinstance(tensors, (tuple, list)) or not all(t in self.streams for t in tensors):
+            raise _Unsupported("only results of layers can be concatenated")
+        streams = [self.streams[t] for t in tensors]
+        layouts = {stream.layout for stream in streams} - {"any"}
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        if len(layouts) != 1:
+            raise _Unsupported("it concatenates maps and features, or inputs only")
+        [layout] = layouts
+        if dim != 1 and not (layout == "features" and dim == -1):
+            raise _Unsupported(
+                "only units may be concatenated (dimension 1), not samples or positions"
+            )
+        # a layer that has read the network's input has told its number of channels
+        sizes = [self.groups[self.root(s.group)].size for st in streams for s in st.segments]
+        segments = [s for stream in streams for s in stream.segments]
+        filled = (
+            s if s.size is not None else replace(s, size=size or None, repeat=1)
+            for s, size in zip(segments, sizes, strict=True)
+        )
+        return _Stream(tuple(filled), layout)
+
+    def boundary(self, node: fx.Node, kind: str, why: str) -> _Stream:
         where = str(node.target) if node.op == "call_module" else node.name
         if self.on_unsupported == "raise":
-            why = _WHY_NOT.get(op, "no rescaling factor is known to pass through it")
-            raise NotHomogeneousError(where, op, f"{why}; {_SUPPORTED}")
+            raise NotHomogeneousError(where, kind, f"{why}; {_SUPPORTED}")
         for source in node.all_input_nodes:
-            self.freeze(source, f"read by {op} at '{where}'")
-        self.group_of[node] = self.add(Group(where, 0, frozen=f"computed by {op}"))
+            self.freeze(source, f"read by {kind} at '{where}'")
+        number = self.add(Group(where, 0, frozen=f"computed by {kind}"))
+        return _Stream((_Segment(number, None, None),), "any")
 
     def freeze(self, node: fx.Node, reason: str) -> None:
-        group = self.group_of[node]
-        if self.groups[group].frozen is None:
-            self.update(group, frozen=reason)
+        stream = self.streams.get(node)
+        for segment in stream.segments if stream is not None else ():
+            root = self.root(segment.group)
+            if self.groups[root].frozen is None:
+                self.update(root, frozen=reason)
 
-    def add(self, group: Group) -> str:
-        self.groups[group.name] = group
-        return group.name
+    def root(self, number: int) -> int:
+        while self.tied[number] != number:
+            number = self.tied[number]
+        return number
 
-    def update(self, name: str, **changes: Any) -> None:
-        self.groups[name] = replace(self.groups[name], **changes)
+    def add(self, group: Group) -> int:
+        self.groups.append(group)
+        self.tied.append(len(self.groups) - 1)
+        return len(self.groups) - 1
+
+    def update(self, number: int, **changes: Any) -> None:
+        self.groups[number] = replace(self.groups[number], **changes)
+
+
+def _name_of(target: Any) -> str:
+    """Name of a called function or tensor method, without what marks it as in place."""
+    return str(getattr(target, "__name__", target)).rstrip("_")
+
+
+def _is_torchs(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an operation is what its name says: torch's, not a namesake."""
+    owner = (
+        type(module).__module__ if module is not None else getattr(node.target, "__module__", "")
+    )
+    return (owner or "torch").split(".")[0] in ("torch", "_operator", "builtins")
+
+
+def _is_batch(size: Any) -> bool:
+    """Whether a dimension of a view is taken from the size of the tensor itself: ``x.size(0)``."""
+    if not isinstance(size, fx.Node):
+        return False
+    if _name_of(size.target) == "getitem":
+        return bool(size.args[1] == 0)
+    taken = (*size.args[1:], *size.kwargs.values())
+    return _name_of(size.target) == "size" and 0 in taken

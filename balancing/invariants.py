@@ -87,7 +87,7 @@ def matrix_invariants(
     """
     graph = trace(model)
     hidden = graph.hidden
-    linear = [name for name, group in hidden.items() if group.activation == "linear"]
+    linear = _linear_groups(graph)
     names = linear if groups is None else list(groups)
     if not names:
         raise ValueError(
@@ -96,7 +96,12 @@ def matrix_invariants(
         )
     for name in names:
         if name not in linear:
-            what = f"has activation {hidden[name].activation}" if name in hidden else "is unknown"
+            what = "is unknown"
+            if name in hidden:
+                activation = hidden[name].activation
+                what = f"has activation {activation}"
+                if activation == "linear":
+                    what = "meets a grouped convolution, which keeps its units apart"
             raise ValueError(
                 f"group '{name}' {what}; matrix invariants exist for linear hidden groups: "
                 f"{', '.join(linear) or 'none in this network'}"
@@ -104,18 +109,35 @@ def matrix_invariants(
     graph.check_finite()
     result = {}
     for name in names:
-        gram = torch.zeros((), dtype=torch.float64)
-        for edge in graph.incoming(name):
-            rows = graph.weight(edge).double().flatten(1)
-            gram = gram.to(rows.device) + rows @ rows.T
-            b = graph.bias(edge) if bias else None
-            if b is not None:
-                gram = gram + torch.outer(b.double(), b.double())
-        for edge in graph.outgoing(name):
-            columns = graph.weight(edge).double().transpose(0, 1).flatten(1)
-            gram = gram - columns @ columns.T
+        gram = torch.zeros(hidden[name].size, hidden[name].size, dtype=torch.float64)
+        for edge in graph.edges:
+            weight = graph.weight(edge)[0].double()  # linear groups meet no blocks
+            if edge.target == name:
+                rows = weight.flatten(1)
+                gram = gram.to(rows.device) + rows @ rows.T
+                b = graph.bias(edge) if bias else None
+                if b is not None:
+                    gram = gram + torch.outer(b.double(), b.double())
+            widths = [source.size * source.repeat for source in edge.sources]
+            for source, part in zip(edge.sources, weight.split(widths, dim=1), strict=True):
+                if source.group == name:
+                    columns = part.unflatten(1, (source.size, source.repeat)).transpose(0, 1)
+                    columns = columns.flatten(1)
+                    gram = gram.to(columns.device) - columns @ columns.T
         result[name] = gram
     return result
+
+
+def _linear_groups(graph: RescalingGraph) -> list[str]:
+    """Hidden groups whose units may be mixed by any matrix, not only rescaled one by one."""
+    blocked = {edge.target for edge in graph.edges if edge.blocks > 1} | {
+        source.group for edge in graph.edges if edge.blocks > 1 for source in edge.sources
+    }
+    return [
+        name
+        for name, group in graph.hidden.items()
+        if group.activation == "linear" and name not in blocked
+    ]
 
 
 _QUANTITIES: dict[str, Callable[[RescalingGraph], dict[str, Tensor]]] = {

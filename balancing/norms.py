@@ -33,8 +33,9 @@ __all__ = ["imbalance", "lpq_norm", "shares"]
 class _Rows:
     """The incoming weights of one layer's units, each row divided by its own norm.
 
-    ``weight`` (targets, sources, taps) and ``bias`` (targets,) hold |w| / ||w_i||_p, so that
-    no power of them overflows; ``norm`` (targets,) holds ||w_i||_p. A row of zeros stays zero.
+    ``weight`` (blocks, targets, columns, taps) and ``bias`` (blocks * targets,) hold
+    |w| / ||w_i||_p, so that no power of them overflows; ``norm`` (blocks * targets,) holds
+    ||w_i||_p. A row of zeros stays zero.
     """
 
     edge: Edge
@@ -48,12 +49,14 @@ def _rows(graph: RescalingGraph, p: float, *, bias: bool) -> Iterator[_Rows]:
         weight = graph.weight(edge).double().abs()
         b = graph.bias(edge) if bias else None
         b = None if b is None else b.double().abs()
-        row = weight.flatten(1) if b is None else torch.cat([weight.flatten(1), b[:, None]], 1)
+        row = weight.flatten(0, 1).flatten(1)
+        row = row if b is None else torch.cat([row, b[:, None]], 1)
         largest = row.detach().amax(1)
         scale = torch.where(largest == 0, 1.0, largest)
         norm = scale * _positive_power(_positive_power(row / scale[:, None], p).sum(1), 1 / p)
         safe = torch.where(norm == 0, 1.0, norm)
-        yield _Rows(edge, weight / safe[:, None, None], None if b is None else b / safe, norm)
+        per_row = safe.view(*weight.shape[:2], 1, 1)
+        yield _Rows(edge, weight / per_row, None if b is None else b / safe, norm)
 
 
 def _positive_power(x: Tensor, exponent: float) -> Tensor:
@@ -125,8 +128,9 @@ def shares(
     result: dict[str, Tensor] = {}
     for rows in _rows(graph, p, bias=bias):
         edge, total = rows.edge, rows.norm**q
-        weight = _positive_power(rows.weight, p) * total[:, None, None]
-        result[edge.weight] = weight.view(graph.model.get_parameter(edge.weight).shape)
+        weight = _positive_power(rows.weight, p) * total.view(*rows.weight.shape[:2], 1, 1)
+        shape = graph.model.get_parameter(edge.weight).shape
+        result[edge.weight] = edge.like_weight(weight).reshape(shape)
         if rows.bias is not None and edge.bias is not None:
             result[edge.bias] = _positive_power(rows.bias, p) * total
     _check(graph, result)
@@ -163,15 +167,43 @@ def imbalance(
     graph = trace(model)
     hidden = graph.hidden
     result: dict[str, Tensor] = {}
+    sums = _entrywise_sums(graph, p, bias=bias) if p == q else _row_sums(graph, p, q, bias=bias)
+    for edge, into, columns in sums:
+        if edge.target in hidden:
+            result[edge.target] = result.get(edge.target, 0) + into
+        for source, out in edge.by_source(columns):
+            if source in hidden:
+                result[source] = result.get(source, 0) - out
+    _check(graph, result)
+    return {
+        # a group may have no weights at all on one side, or on both
+        name: result.get(name, torch.zeros(group.size, dtype=torch.float64))
+        for name, group in hidden.items()
+    }
+
+
+def _row_sums(
+    graph: RescalingGraph, p: float, q: float, *, bias: bool
+) -> Iterator[tuple[Edge, Tensor, Tensor]]:
+    """For each layer the sum of shares of each row and of each column."""
     for rows in _rows(graph, p, bias=bias):
         total = rows.norm**q
-        if rows.edge.target in hidden:
-            result[rows.edge.target] = result.get(rows.edge.target, 0) + total
-        if rows.edge.source in hidden:
-            out = total @ _positive_power(rows.weight, p).sum(-1)
-            result[rows.edge.source] = result.get(rows.edge.source, 0) - out
-    _check(graph, result)
-    return {name: result[name] for name in hidden}
+        per_row = total.view(rows.weight.shape[0], 1, -1)
+        yield rows.edge, total, (per_row @ _positive_power(rows.weight, p).sum(-1)).flatten()
+
+
+def _entrywise_sums(
+    graph: RescalingGraph, p: float, *, bias: bool
+) -> Iterator[tuple[Edge, Tensor, Tensor]]:
+    """The same for p = q, where a share is just |W|^p: one pass over the weights, not five."""
+    for edge in graph.edges:
+        weight = graph.weight(edge).double()
+        power = weight * weight if p == 2 else _positive_power(weight.abs(), p)
+        into = power.sum((2, 3)).flatten()
+        b = graph.bias(edge) if bias else None
+        if b is not None:
+            into = into + _positive_power(b.double().abs(), p)
+        yield edge, into, power.sum((1, 3)).flatten()
 
 
 def _check(graph: RescalingGraph, result: dict[str, Tensor]) -> None:

@@ -44,17 +44,17 @@ def rescale(
     checked = {name: _factor(graph, name, value) for name, value in factors.items()}
     changed: dict[str, Tensor] = {}
     for edge in graph.edges:
-        into, out = checked.get(edge.target), checked.get(edge.source)
-        if into is None and out is None:
+        into = checked.get(edge.target)
+        if into is None and not any(source.group in checked for source in edge.sources):
             continue
-        weight = graph.weight(edge)
-        device = weight.device
-        new = weight.double()
+        new = graph.weight(edge).double()
+        device = new.device
+        blocks = new.shape[0]
         if into is not None:
-            new = new * into.to(device)[:, None, None]
-        if out is not None:
-            new = new / out.to(device)[None, :, None]
-        changed[edge.weight] = new.view(graph.model.get_parameter(edge.weight).shape)
+            new = new * into.to(device).view(blocks, -1, 1, 1)
+        new = new / edge.columns(checked.get, new).view(blocks, 1, -1, 1)
+        shape = graph.model.get_parameter(edge.weight).shape
+        changed[edge.weight] = edge.like_weight(new).reshape(shape)
         bias = graph.bias(edge)
         if edge.bias is not None and bias is not None and into is not None:
             changed[edge.bias] = bias.double() * into.to(device)

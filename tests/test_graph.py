@@ -9,7 +9,16 @@ import torch.nn.functional as F  # noqa: N812
 from strategies import state, unchanged
 from torch import Tensor, nn
 
-from balancing import Edge, Group, NotHomogeneousError, RescalingGraph, imbalance, mlp, trace
+from balancing import (
+    Edge,
+    Group,
+    NotHomogeneousError,
+    RescalingGraph,
+    Source,
+    imbalance,
+    mlp,
+    trace,
+)
 
 # name in the tests -> (module, what the error calls it)
 UNSUPPORTED = {
@@ -56,14 +65,14 @@ def test_mlp() -> None:
         "linear2": Group("linear2", 3, "linear", "network output"),
     }
     assert graph.edges == (
-        Edge("linear1", "input", "linear1", "linear1.weight", "linear1.bias"),
-        Edge("linear2", "linear1", "linear2", "linear2.weight", "linear2.bias"),
+        Edge("linear1", "linear1", (Source("input", 4),), "linear1.weight", "linear1.bias"),
+        Edge("linear2", "linear2", (Source("linear1", 5),), "linear2.weight", "linear2.bias"),
     )
     assert list(graph.hidden) == ["linear1"]
     first, second = graph.edges
     assert list(graph.incoming("linear1")) == [first]
     assert list(graph.outgoing("linear1")) == [second]
-    assert torch.equal(graph.weight(second), net.linear2.weight.unsqueeze(-1))
+    assert torch.equal(graph.weight(second), net.linear2.weight[None, :, :, None])
     assert torch.equal(graph.bias(first), net.linear1.bias)
 
 
@@ -89,7 +98,7 @@ def test_nested_sequential_uses_module_paths() -> None:
         (lambda x: x.relu(), "relu"),
         (lambda x: F.relu(input=x), "relu"),
         (lambda x: F.leaky_relu(x, 0.3), "leaky_relu"),
-        (lambda x: F.dropout(x, 0.5, training=False), "linear"),
+        (lambda x: F.dropout(x, 0.5, training=False), "dropout"),
     ],
     ids=["F.relu", "torch.relu", "method", "keyword", "F.leaky_relu", "F.dropout"],
 )
@@ -199,7 +208,7 @@ def test_freeze_keeps_both_sides_and_nothing_else(op: str) -> None:
     assert list(graph.hidden) == ["first", "third"]
     assert graph.groups["second"].frozen == f"read by {op} at 'inside'"
     assert graph.groups["inside"] == Group("inside", 6, "linear", f"computed by {op}")
-    assert [(edge.source, edge.target) for edge in graph.edges] == [
+    assert [(edge.sources[0].group, edge.target) for edge in graph.edges] == [
         ("input", "first"),
         ("first", "second"),
         ("inside", "third"),

@@ -1,6 +1,7 @@
 """The papers' experiments: a frozen config goes in, a pandas DataFrame comes out.
 
-One module a paper; each experiment is a function named after the figure that it reproduces.
+One module a paper; each experiment is a function named after the figure or theorem that it
+reproduces.
 :data:`EXPERIMENTS` lists them under the names that ``balancing reproduce`` takes.
 """
 
@@ -33,4 +34,7 @@ class Experiment:
 EXPERIMENTS = {
     "du2018.figure2": Experiment(du2018.figure2, du2018.Figure2Config()),
     "du2018.drift": Experiment(du2018.drift, du2018.DriftConfig()),
+    "du2018.figure1": Experiment(du2018.figure1, du2018.Figure1Config()),
+    "du2018.theorem31": Experiment(du2018.theorem31, du2018.Theorem31Config()),
+    "du2018.theorem32": Experiment(du2018.theorem32, du2018.Theorem32Config()),
 }
