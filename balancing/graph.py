@@ -211,7 +211,8 @@ def trace(
     upsampling; Flatten, and ``view`` or ``reshape`` to two dimensions; sums and concatenations;
     as modules, functions or tensor methods, composed in any way that torch.fx can follow. A unit
     is a channel there: the columns of a linear layer behind a flatten are grouped by channel, a sum
-    ties the units of its summands, a concatenation sets groups side by side.
+    ties the units of its summands, a concatenation sets groups side by side. The first dimension
+    of every tensor is taken to be the batch.
 
     Args:
         model: the network. A :class:`RescalingGraph` is returned as it is.
@@ -267,6 +268,7 @@ _PER_UNIT = {  # positively homogeneous, each unit by itself; the name that a gr
 _POSITIONS = ((2, 3), [2, 3], (-2, -1), [-2, -1])
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NOT_PLANAR = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d)
 _SUPPORTED = (
     "supported are linear layers and convolutions, (leaky, parametric) ReLU, pooling, dropout, "
     "zero padding, flatten, sums and concatenations; trace(model, on_unsupported='freeze') treats "
@@ -521,7 +523,15 @@ class _Builder:
     def mean(self, node: fx.Node, stream: _Stream) -> _Stream:
         """Global average pooling: a mean over all positions."""
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        if stream.layout != "map" or node.kwargs.get("keepdim") or dims not in _POSITIONS:
+        shape = self.shapes.get(node.all_input_nodes[0])
+        # without an example, a map has two dimensions if nothing in the model has one or three
+        planar = (
+            not any(isinstance(module, _NOT_PLANAR) for module in self.model.modules())
+            if shape is None
+            else len(shape) == 4
+        )
+        known = planar and dims in _POSITIONS and not node.kwargs.get("keepdim")
+        if stream.layout != "map" or not known:
             raise _Unsupported("only a mean over all positions of a map, without keepdim, is known")
         return _Stream(stream.segments, "features")
 

@@ -187,6 +187,16 @@ def test_what_is_refused(forward: Callable[[Functional, Tensor], Tensor], reason
         trace(Functional(forward))
 
 
+def test_a_mean_that_leaves_positions_is_refused() -> None:
+    """Of a 3-d map (N, C, D, H, W) a mean over (2, 3) leaves (N, C, W): units are not last."""
+    net = Functional(lambda n, x: n.last(n.cube(x).mean((2, 3))))
+    net.cube = nn.Conv3d(1, 5, 1)
+    with pytest.raises(NotHomogeneousError, match="only a mean over all positions"):
+        trace(net)
+    with pytest.raises(NotHomogeneousError, match="only a mean over all positions"):
+        trace(net, torch.zeros(1, 1, 2, 2, 5))
+
+
 def test_matrix_invariants_of_linear_convolutions() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.Conv2d(3, 4, 2)).double()
     w, v = (layer.weight.detach() for layer in net)
