@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from balancing import __version__
-from balancing.claims import LEDGER, evaluate
+from balancing.claims import LEDGER, LEDGERS, evaluate
 from balancing.experiments import EXPERIMENTS
 
 RESULTS = Path("book/results")
@@ -83,7 +83,9 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         table = EXPERIMENTS[name].run(configs[name])
         _record(arguments.out, name, table, configs[name])
         print(f"recorded {len(table)} rows in {arguments.out / name}.csv", file=sys.stderr)
-    claims = [claim for claim in LEDGER if claim.experiment in names]
+    # of a whole paper, also the claims that need no experiment
+    of_paper = LEDGERS.get(target, ())
+    claims = [c for c in LEDGER if c.experiment in names or (c in of_paper and not c.experiment)]
     return _print_report(evaluate(claims, results=arguments.out), as_json=False)
 
 

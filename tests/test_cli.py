@@ -42,6 +42,7 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
         )
         monkeypatch.setattr(claims, "LEDGER", fakes)
         monkeypatch.setattr(cli, "LEDGER", fakes)
+        monkeypatch.setattr(cli, "LEDGERS", {"du2018": fakes})
 
     return use
 
@@ -119,6 +120,17 @@ def test_prefix_runs_all_of_a_paper(
     assert main(["reproduce", "du2018", "--out", str(tmp_path), "--set", "step=1"]) == 0
     assert files(tmp_path) == [f"{name}.{kind}" for name in names for kind in ("csv", "json")]
     assert pd.read_csv(tmp_path / "du2018.drift.csv")["step"].tolist() == [1.0]
+
+
+def test_a_paper_brings_its_claims_that_need_no_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+) -> None:
+    ledger(2.0)  # fails
+    quick = Experiment(lambda config: pd.DataFrame({"step": [config.step]}), CONFIG)
+    for name in [name for name in EXPERIMENTS if name.startswith("du2018.")]:
+        monkeypatch.setitem(EXPERIMENTS, name, quick)
+    assert main(["reproduce", "du2018", "--out", str(tmp_path)]) == 1
+    assert main(["reproduce", "du2018.figure2", "--out", str(tmp_path)]) == 0
 
 
 def test_experiment_without_claims(tmp_path: Path, ledger: Ledger) -> None:

@@ -33,6 +33,7 @@ from balancing.experiments.du2018 import (
     low_rank,
     rank_one,
     run,
+    section4,
     theorem31,
     theorem32,
 )
@@ -186,7 +187,7 @@ def test_drift_runs_every_step_until_the_same_time(monkeypatch: pytest.MonkeyPat
         seen.append(config)
         return run(replace(SMALL, step=config.step, iterations=2), progress=progress)
 
-    monkeypatch.setattr(du2018, "run", small)
+    monkeypatch.setattr(section4, "run", small)
     table = du2018.drift(DriftConfig(steps=(0.5, 0.25), time=10, seed=3))
     assert [(c.step, c.iterations, c.seed, c.dtype) for c in seen] == [
         (0.5, 20, 3, "float64"),

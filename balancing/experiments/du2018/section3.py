@@ -1,268 +1,36 @@
-"""Du, Hu and Lee (2018): the network of Section 4 and the matrix factorization of Section 3.
+"""Section 3: matrix factorization by gradient descent; Figure 1, Theorems 3.1 and 3.2.
 
-Section 4, gradient descent on a three-layer ReLU network (:func:`run`, :func:`figure2`,
-:func:`drift`). Stated by the paper: the widths, both initializations, 1,000 data points, the
-quadratic loss, full-batch gradient descent, 10,000 iterations. Chosen here, because the paper's
-settings are not known to us: Gaussian data and labels, the loss's factor 1/(2m), the step size,
-the seeds.
-
-Section 3, gradient descent on a factorization (:func:`figure1`, :func:`theorem31`,
-:func:`theorem32`). Stated: both objectives. Recalled: the theorems and the printed schedule.
-Chosen: sizes, targets, seeds, the practical schedule, and the powers and constants that the
-theorems leave open. Each config says which is which.
+Stated by the paper: both objectives. Recalled: the theorems and the printed schedule. Chosen:
+sizes, targets, seeds, the practical schedule, and the powers and constants that the theorems leave
+open. Each config says which is which.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from torch import Tensor
 
+from balancing.experiments._settings import bar, check_counts, check_positive, check_shape
 from balancing.factorization import factorize
-from balancing.networks import DU2018_VARIANCES, DU2018_WIDTHS, du2018_network
 
 __all__ = [
-    "DriftConfig",
     "Figure1Config",
-    "Figure2Config",
-    "FullBatchDescent",
     "Theorem31Config",
     "Theorem32Config",
-    "data",
-    "drift",
     "figure1",
-    "figure2",
     "low_rank",
     "practical_schedule",
     "printed_schedule",
     "rank_one",
-    "run",
     "theorem31",
     "theorem32",
 ]
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Figure2Config:
-    """Settings of one run; the defaults are the full-size experiment.
-
-    Attributes:
-        init: ``"balanced"`` or ``"unbalanced"`` (stated by the paper).
-        widths: inputs, two hidden layers, outputs (stated).
-        samples: number of data points (stated).
-        iterations: number of gradient-descent steps (stated).
-        step: step size (chosen).
-        label_std: standard deviation of the labels (chosen).
-        record_every: iterations between recorded rows (chosen).
-        seed: seeds the data and the weights (chosen).
-        dtype: ``"float32"`` or ``"float64"`` for the run; records are always float64.
-    """
-
-    init: str = "balanced"
-    widths: tuple[int, int, int, int] = DU2018_WIDTHS
-    samples: int = 1000
-    iterations: int = 10_000
-    step: float = 0.02
-    label_std: float = 1.0
-    record_every: int = 10
-    seed: int = 0
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        """Reject settings that cannot be run, naming the setting."""
-        if self.init not in DU2018_VARIANCES:
-            raise ValueError(f"init must be one of {', '.join(DU2018_VARIANCES)}, got {self.init}")
-        if len(self.widths) != 4 or not all(type(n) is int and n > 0 for n in self.widths):
-            raise ValueError(f"widths must be four whole numbers above 0, got {self.widths}")
-        for name in ("samples", "iterations", "record_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (math.isfinite(self.step) and self.step > 0):
-            raise ValueError(f"step must be finite and above 0, got {self.step}")
-        if self.dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype must be float32 or float64, got {self.dtype}")
-
-
-def data(config: Figure2Config) -> tuple[Tensor, Tensor]:
-    """Inputs (samples, d_in) from N(0, I) and labels (samples, d_out) from N(0, label_std^2 I)."""
-    generator = torch.Generator().manual_seed(config.seed)
-    shape_x, shape_y = (config.samples, config.widths[0]), (config.samples, config.widths[-1])
-    # drawn in float64, so that a float32 and a float64 run see the same problem
-    x = torch.randn(shape_x, dtype=torch.float64, generator=generator)
-    y = config.label_std * torch.randn(shape_y, dtype=torch.float64, generator=generator)
-    dtype = getattr(torch, config.dtype)
-    return x.to(dtype), y.to(dtype)
-
-
-def network(config: Figure2Config) -> nn.Sequential:
-    """The network at initialization; its weights do not depend on ``config.step``."""
-    generator = torch.Generator().manual_seed(config.seed + 1_000_003)
-    model = du2018_network(
-        config.init, widths=config.widths, dtype=torch.float64, generator=generator
-    )
-    return model.to(getattr(torch, config.dtype))
-
-
-class FullBatchDescent:
-    r"""Gradient descent on :math:`L = \frac{1}{2m}\|f(X) - Y\|_F^2` for a bias-free ReLU network.
-
-    The step is bound by its matrix products, so nothing else is allowed to cost: samples are
-    columns, every intermediate has a buffer of its own that is reused, activation and mask work
-    in place, and the weight update is part of the product that computes the gradient. Tested
-    against autograd; benchmarks/training_step.py sets its time against the bare products.
-
-    Args:
-        weights: one matrix a layer, shape (units out, units in); updated in place.
-        x: inputs, shape (samples, d_in).
-        y: labels, shape (samples, d_out).
-        step: step size.
-    """
-
-    def __init__(self, weights: Sequence[Tensor], x: Tensor, y: Tensor, step: float) -> None:
-        self.weights, self.step_size, self.samples = list(weights), step, len(x)
-        self.labels = y.T.contiguous()
-        self.units = [x.T.contiguous()]  # the data, then each layer's outputs; columns: samples
-        self.units += [w.new_empty(len(w), len(x)) for w in self.weights]
-        self.deltas = [torch.empty_like(h) for h in self.units[1:]]  # dL/d(pre-activation)
-
-    def forward(self) -> None:
-        """Fill ``units`` and, in the last of ``deltas``, the scaled residual."""
-        last = len(self.weights) - 1
-        for h, weight in enumerate(self.weights):
-            torch.mm(weight, self.units[h], out=self.units[h + 1])
-            if h < last:
-                self.units[h + 1].relu_()
-        torch.sub(self.units[-1], self.labels, out=self.deltas[-1]).div_(self.samples)
-
-    def loss(self) -> float:
-        """Loss at the weights of the last :meth:`forward`, summed in float64."""
-        residual = torch.linalg.vector_norm(self.deltas[-1], dtype=torch.float64)
-        return 0.5 * self.samples * float(residual) ** 2
-
-    def is_dead(self) -> bool:
-        """Whether a hidden layer is off for all data: what a step too large can end in."""
-        return any(not bool(units.any()) for units in self.units[1:-1])
-
-    def descend(self) -> None:
-        """Take one step from the weights of the last :meth:`forward`."""
-        for h in reversed(range(len(self.weights))):
-            if h > 0:  # back through W before W is changed, then through the ReLU
-                delta, units = self.deltas[h - 1], self.units[h]
-                torch.mm(self.weights[h].T, self.deltas[h], out=delta)
-                torch.ops.aten.threshold_backward.grad_input(delta, units, 0, grad_input=delta)
-            self.weights[h].addmm_(self.deltas[h], self.units[h].T, alpha=-self.step_size)
-
-
-def run(config: Figure2Config, *, progress: bool | None = None) -> pd.DataFrame:
-    """One run of the experiment.
-
-    Deterministic given ``config.seed``, up to the rounding of the machine's matrix products.
-
-    Args:
-        config: settings.
-        progress: show a progress bar on stderr; None means only on a terminal.
-
-    Returns:
-        One row every ``record_every`` iterations, from 0 to the last. Columns: ``init``,
-        ``step``, ``seed``; ``iteration``; ``loss``; ``norm1``, ``norm2``, ``norm3``, the squared
-        Frobenius norms; ``gap12``, ``gap23``, their differences; ``ratio12``, ``ratio23``.
-
-    Raises:
-        FloatingPointError: the descent diverged; the message names the iteration and the step.
-    """
-    weights = [parameter.detach() for parameter in network(config).parameters()]
-    descent = FullBatchDescent(weights, *data(config), config.step)
-    rows = []
-    bar = tqdm(
-        range(config.iterations + 1),
-        desc=f"{config.init}, step {config.step:g}",
-        disable=None if progress is None else not progress,
-        mininterval=0.5,
-    )
-    for iteration in bar:
-        descent.forward()
-        if iteration % config.record_every == 0 or iteration == config.iterations:
-            loss = descent.loss()
-            if not math.isfinite(loss) or descent.is_dead():
-                raise FloatingPointError(
-                    f"the descent has diverged at iteration {iteration} (loss {loss:g}); "
-                    f"take a step below {config.step:g}"
-                )
-            norms = [float(torch.linalg.vector_norm(w, dtype=torch.float64)) ** 2 for w in weights]
-            rows.append((iteration, loss, *norms))
-        if iteration < config.iterations:
-            descent.descend()
-    table = pd.DataFrame(rows, columns=["iteration", "loss", "norm1", "norm2", "norm3"])
-    for h in (1, 2):
-        above, below = table[f"norm{h}"], table[f"norm{h + 1}"]
-        table[f"gap{h}{h + 1}"] = above - below
-        table[f"ratio{h}{h + 1}"] = above / below
-    for column, name in enumerate(("init", "step", "seed")):
-        table.insert(column, name, getattr(config, name))
-    return table
-
-
-def figure2(config: Figure2Config | None = None, *, progress: bool | None = None) -> pd.DataFrame:
-    """Figure 2: the same run from both initializations, one table below the other.
-
-    ``config.init`` is ignored. See :func:`run` for the columns.
-    """
-    config = config or Figure2Config()
-    tables = [run(replace(config, init=init), progress=progress) for init in DU2018_VARIANCES]
-    return pd.concat(tables, ignore_index=True)
-
-
-@dataclass(frozen=True)
-class DriftConfig:
-    """Settings of the drift study (all chosen by us; the paper has no such experiment).
-
-    Attributes:
-        steps: step sizes.
-        time: step size times number of iterations, the same for every run.
-        init: as in :class:`Figure2Config`.
-        dtype: float64, since the drift is small beside the rounding of float32.
-        seed: seeds the data and the weights.
-    """
-
-    steps: tuple[float, ...] = (0.08, 0.04, 0.02, 0.01, 0.005)
-    time: float = 40.0
-    init: str = "unbalanced"
-    dtype: str = "float64"
-    seed: int = 0
-
-
-def drift(config: DriftConfig | None = None, *, progress: bool | None = None) -> pd.DataFrame:
-    """How far the gaps drift until a fixed time, for several step sizes.
-
-    Returns:
-        The tables of the runs, one below the other; see :func:`run` for the columns.
-    """
-    config = config or DriftConfig()
-    tables = []
-    for step in config.steps:
-        iterations = round(config.time / step)
-        settings = Figure2Config(
-            init=config.init,
-            iterations=iterations,
-            step=step,
-            record_every=max(1, iterations // 100),
-            seed=config.seed,
-            dtype=config.dtype,
-        )
-        tables.append(run(settings, progress=progress))
-    return pd.concat(tables, ignore_index=True)
-
-
-# --- Section 3: matrix factorization --------------------------------------------------------------
 
 
 def low_rank(shape: tuple[int, int], rank: int, seed: int) -> Tensor:
@@ -309,9 +77,9 @@ class Figure1Config:
 
     def __post_init__(self) -> None:
         """Reject settings that cannot be run, naming the setting."""
-        _check_target(self.shape, self.rank)
-        _check_counts(self, "iterations", "record_every")
-        _check_positive(self, "init_scale", "step")
+        check_shape(self.shape, self.rank)
+        check_counts(self, "iterations", "record_every")
+        check_positive(self, "init_scale", "step")
         if len(self.unbalanced_scale) != 2 or not all(
             0 < s < math.inf for s in self.unbalanced_scale
         ):
@@ -343,7 +111,7 @@ def figure1(config: Figure1Config | None = None, *, progress: bool | None = None
     }
     settings = [(init, objective) for init in starts for objective in (2, 3)]
     tables = []
-    for init, objective in _bar(settings, "figure 1", progress):
+    for init, objective in bar(settings, "figure 1", progress):
         table = factorize(
             target,
             config.rank,
@@ -400,8 +168,8 @@ class Theorem31Config:
 
     def __post_init__(self) -> None:
         """Reject settings that cannot be run, naming the setting."""
-        _check_target(self.shape, self.rank)
-        _check_counts(self, "iterations", "record_every", "seeds")
+        check_shape(self.shape, self.rank)
+        check_counts(self, "iterations", "record_every", "seeds")
         # ||M||_F is at least ||M||_2 = 1
         if not 0 < self.eps < 1:
             raise ValueError(f"eps must be above 0 and below 1, got {self.eps}")
@@ -432,7 +200,7 @@ def theorem31(
     scale = math.sqrt(config.eps) / max(config.shape)
     settings = [(seed, name) for seed in range(config.seeds) for name in ("printed", "practical")]
     tables = []
-    for seed, name in _bar(settings, "theorem 3.1", progress):
+    for seed, name in bar(settings, "theorem 3.1", progress):
         target = low_rank(config.shape, config.rank, seed)
         if name == "printed":
             step = printed_schedule(target, config.rank, config.eps)
@@ -487,8 +255,8 @@ class Theorem32Config:
         """Reject settings that cannot be run, naming the setting."""
         if not self.dims or not all(type(d) is int and d > 0 for d in self.dims):
             raise ValueError(f"dims must be whole numbers above 0, got {self.dims}")
-        _check_counts(self, "seeds", "max_iterations")
-        _check_positive(self, "sigma1", "c_init", "c_step", "accuracy")
+        check_counts(self, "seeds", "max_iterations")
+        check_positive(self, "sigma1", "c_init", "c_step", "accuracy")
 
 
 def rank_one(config: Theorem32Config, dim: int, seed: int) -> pd.DataFrame:
@@ -568,7 +336,7 @@ def theorem32(
     config = config or Theorem32Config()
     rows = []
     settings = [(dim, seed) for dim in config.dims for seed in range(config.seeds)]
-    for dim, seed in _bar(settings, "theorem 3.2", progress):
+    for dim, seed in bar(settings, "theorem 3.2", progress):
         path = rank_one(config, dim, seed)
         after = path[(path["signal_u"] * path["signal_v"] >= config.sigma1 / 2).cummax()]
         rate = math.nan
@@ -595,28 +363,3 @@ def theorem32(
 def _start_generator(seed: int) -> torch.Generator:
     # as for the network: the start is not a copy of the numbers that made the target
     return torch.Generator().manual_seed(seed + 1_000_003)
-
-
-def _bar(items: Sequence[T], name: str, progress: bool | None) -> Iterable[T]:
-    disable = None if progress is None else not progress
-    bar: Iterable[T] = tqdm(items, desc=name, disable=disable, mininterval=0.5)
-    return bar
-
-
-def _check_target(shape: tuple[int, int], rank: int) -> None:
-    if len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
-        raise ValueError(f"shape must be two whole numbers above 0, got {shape}")
-    if not 1 <= rank <= min(shape):
-        raise ValueError(f"rank must be from 1 to {min(shape)}, got {rank}")
-
-
-def _check_counts(config: object, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-
-
-def _check_positive(config: object, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"{name} must be finite and above 0, got {getattr(config, name)}")

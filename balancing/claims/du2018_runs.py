@@ -1,0 +1,267 @@
+"""Du, Hu and Lee (2018): claims about the experiments, read from their recorded tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from balancing.claims.claim import Claim
+from balancing.claims.du2018 import DU
+
+
+def _of(table: pd.DataFrame, init: str) -> pd.DataFrame:
+    return table[table["init"] == init].sort_values("iteration")
+
+
+def _gap_drift(init: str) -> Callable[[pd.DataFrame], float]:
+    """Largest change of a gap during the run, relative to the final squared norm of layer 1."""
+
+    def check(table: pd.DataFrame) -> float:
+        run = _of(table, init)
+        gaps = run[["gap12", "gap23"]].to_numpy(dtype=float)
+        return float(np.abs(gaps - gaps[0]).max() / run["norm1"].iloc[-1])
+
+    return check
+
+
+def _ratio_error(init: str) -> Callable[[pd.DataFrame], float]:
+    """Distance of the final ratios from 1."""
+
+    def check(table: pd.DataFrame) -> float:
+        final = _of(table, init)[["ratio12", "ratio23"]].iloc[-1]
+        return float((final - 1).abs().max())
+
+    return check
+
+
+def _final_loss(table: pd.DataFrame) -> float:
+    return float(table.groupby("init")["loss"].last().max())
+
+
+def _drift_exponent(table: pd.DataFrame) -> float:
+    """Slope of log |final change of gap12| against log step, for the steps up to 0.04."""
+    runs = table[table["step"] <= 0.04].groupby("step")["gap12"]
+    change = (runs.last() - runs.first()).abs()
+    return float(np.polyfit(np.log(change.index.to_numpy()), np.log(change.to_numpy()), 1)[0])
+
+
+def _ends(table: pd.DataFrame, objective: int) -> pd.DataFrame:
+    """First and last row of each start of Figure 1, for one objective."""
+    return table[table["objective"] == objective].groupby("init").agg(["first", "last"])
+
+
+def _gap_kept(table: pd.DataFrame) -> float:
+    gap = _ends(table, 2)["gap"]
+    return float((gap["last"] / gap["first"] - 1).abs().max())
+
+
+def _printed(column: str, bound: str) -> Callable[[pd.DataFrame], float]:
+    """Largest value of a column along the printed schedule, in units of its bound."""
+
+    def check(table: pd.DataFrame) -> float:
+        run = table[table["schedule"] == "printed"]
+        return float((run[column] / run[bound]).max())
+
+    return check
+
+
+def _largest_increase(table: pd.DataFrame) -> float:
+    """Largest relative increase of f in a step along the printed schedule; 0 for none."""
+    return max(0.0, float(table[table["schedule"] == "printed"]["max_increase"].max()))
+
+
+def _practical_error(table: pd.DataFrame) -> float:
+    run = table[table["schedule"] == "practical"].groupby("seed").last()
+    return float((run["error"] / run["eps"]).max())
+
+
+def _steps_per_decade(table: pd.DataFrame) -> float:
+    """Slope of the median number of steps against log10 of the dimension."""
+    median = table.groupby("dim")["iterations"].median()
+    return float(np.polyfit(np.log10(median.index.to_numpy()), median.to_numpy(), 1)[0])
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "du2018.fig2.balanced-gaps",
+        DU,
+        "Figure 2, balanced",
+        "From a balanced start the differences between the layers' squared norms stay small.",
+        "recalled",
+        "largest change of a gap over 10,000 iterations, relative to the final $\\|W^{(1)}\\|_F^2$",
+        (0, 0.01),
+        _gap_drift("balanced"),
+        "du2018.figure2",
+    ),
+    Claim(
+        "du2018.fig2.balanced-ratios",
+        DU,
+        "Figure 2, balanced",
+        "From a balanced start the layers' norms end comparable: ratios near 1.",
+        "recalled",
+        "largest distance of a final ratio from 1",
+        (0, 0.01),
+        _ratio_error("balanced"),
+        "du2018.figure2",
+    ),
+    Claim(
+        "du2018.fig2.unbalanced-gaps",
+        DU,
+        "Figure 2, unbalanced",
+        "From an unbalanced start the gaps are kept.",
+        "recalled",
+        "largest change of a gap over 10,000 iterations, relative to the final $\\|W^{(1)}\\|_F^2$",
+        (0, 0.01),
+        _gap_drift("unbalanced"),
+        "du2018.figure2",
+    ),
+    Claim(
+        "ours.fig2.unbalanced-ratios",
+        "ours",
+        "Figure 2, unbalanced",
+        "From an unbalanced start the ratios do not end at 1: a kept gap is not a kept ratio.",
+        "derived",
+        "largest distance of a final ratio from 1",
+        (0.1, np.inf),
+        _ratio_error("unbalanced"),
+        "du2018.figure2",
+    ),
+    Claim(
+        "ours.fig2.loss",
+        "ours",
+        "Figure 2",
+        "Both runs reach zero loss.",
+        "derived",
+        "larger final loss",
+        (0, 1e-6),
+        _final_loss,
+        "du2018.figure2",
+    ),
+    Claim(
+        "du2018.fig1.gap",
+        DU,
+        "Figure 1, objective (2)",
+        "Without a penalty, gradient descent keeps the gap $\\|U^\\top U - V^\\top V\\|_F$ that "
+        "it starts with.",
+        "recalled",
+        "largest relative change over 1,000 iterations, balanced and unbalanced start",
+        (0, 0.02),
+        _gap_kept,
+        "du2018.figure1",
+    ),
+    Claim(
+        "du2018.fig1.penalty",
+        DU,
+        "Figure 1, objective (3)",
+        "The penalty drives the gap to zero.",
+        "recalled",
+        "larger final gap of both starts",
+        (0, 1e-10),
+        lambda table: float(_ends(table, 3)["gap"]["last"].max()),
+        "du2018.figure1",
+    ),
+    Claim(
+        "du2018.fig1.error",
+        DU,
+        "Figure 1",
+        "From the balanced start both objectives fit the target.",
+        "recalled",
+        "larger final error $\\|UV^\\top - M\\|_F$",
+        (0, 1e-10),
+        lambda table: float(max(_ends(table, o)["error"]["last"]["balanced"] for o in (2, 3))),
+        "du2018.figure1",
+    ),
+    Claim(
+        "du2018.thm3.1.gap",
+        DU,
+        "Theorem 3.1, for all t",
+        "Along the printed schedule $\\|U^\\top U - V^\\top V\\|_F \\le \\epsilon$. That schedule "
+        "does not leave the saddle in any feasible run; this is checked next to it.",
+        "recalled",
+        "largest gap in units of $\\epsilon$, 20,000 steps, 5 seeds",
+        (0, 1),
+        _printed("max_gap", "eps"),
+        "du2018.theorem31",
+    ),
+    Claim(
+        "du2018.thm3.1.norm",
+        DU,
+        "Theorem 3.1, for all t",
+        "Along the printed schedule $\\|U\\|_F^2$ and $\\|V\\|_F^2$ are at most "
+        "$5\\sqrt{r}\\,\\|M\\|_F$.",
+        "recalled",
+        "largest squared norm in units of the bound, 20,000 steps, 5 seeds",
+        (0, 1),
+        _printed("max_norm", "norm_bound"),
+        "du2018.theorem31",
+    ),
+    Claim(
+        "du2018.thm3.1.descent",
+        DU,
+        "Theorem 3.1, for all t",
+        "Along the printed schedule $f$ does not increase.",
+        "recalled",
+        "largest increase in a step, relative to the start, 20,000 steps, 5 seeds",
+        (0, 1e-14),
+        _largest_increase,
+        "du2018.theorem31",
+    ),
+    Claim(
+        "ours.thm3.1.practical",
+        "ours",
+        "Theorem 3.1, a practical schedule",
+        "With $\\eta_t = 0.5\\,(t+1)^{-0.6} / \\|M\\|_2$ the error falls below $\\epsilon$.",
+        "derived",
+        "largest final error in units of $\\epsilon$, 5 seeds",
+        (0, 1),
+        _practical_error,
+        "du2018.theorem31",
+    ),
+    Claim(
+        "du2018.thm3.2.convergence",
+        DU,
+        "Theorem 3.2",
+        "Rank one: gradient descent from a small random start converges at a constant step.",
+        "recalled",
+        "share of 60 runs (d = 20, 200, 2000) that reach a relative error of $10^{-6}$",
+        (1, 1),
+        lambda table: float(table["converged"].mean()),
+        "du2018.theorem32",
+    ),
+    Claim(
+        "du2018.thm3.2.log",
+        DU,
+        "Theorem 3.2",
+        "The number of steps grows with the logarithm of the dimension.",
+        "recalled",
+        "more steps for ten times the dimension (median of 20 seeds)",
+        (1, 30),
+        _steps_per_decade,
+        "du2018.theorem32",
+    ),
+    Claim(
+        "du2018.thm3.2.ratio",
+        DU,
+        "Theorem 3.2",
+        "After the first stage the ratio of the two signals stays between constants. Before it, "
+        "it may be large, since a random start can have almost no overlap.",
+        "recalled",
+        "largest ratio, or its inverse, after the first stage, 60 runs",
+        (1, 1.1),
+        lambda table: float(max(table["ratio_max2"].max(), 1 / table["ratio_min2"].min())),
+        "du2018.theorem32",
+    ),
+    Claim(
+        "ours.drift-linear",
+        "ours",
+        "From flow to descent",
+        "Over a fixed time the drift of a gap is proportional to the step size.",
+        "derived",
+        "slope of log drift against log step",
+        (0.9, 1.1),
+        _drift_exponent,
+        "du2018.drift",
+    ),
+)
