@@ -7,6 +7,7 @@ An answer of None or ``...``, or a function that returns one of them, is taken a
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +84,21 @@ def _number(value: Any, what: str = "The answer") -> float:
 
 def _close(a: float, b: float, tolerance: float = 1e-3) -> bool:
     return abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-300)
+
+
+def _gaussian(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(each, dtype=torch.float64, generator=generator) for each in shapes]
+
+
+def _matrix(value: Any, shape: tuple[int, ...]) -> Tensor:
+    try:
+        matrix = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise _Wrong(f"A matrix is asked for; this is {type(value).__name__}.") from None
+    if matrix.shape != shape:
+        raise _Wrong(f"The shape should be {tuple(shape)}; it is {tuple(matrix.shape)}.")
+    return matrix.detach()
 
 
 def _unit_rows(answer: Any) -> str:
@@ -177,6 +193,168 @@ def _degree_invariant(answer: Any) -> str:
     return "For degree k the incoming rate is k times the outgoing one."
 
 
+def _channel_invariants(answer: Any) -> str:
+    """03.1: what the channels of a convolution before flatten and linear conserve."""
+    for seed, (channels, positions) in enumerate(((3, 4), (2, 9))):
+        generator = torch.Generator().manual_seed(seed)
+        conv = torch.randn(channels, 2, 3, 3, dtype=torch.float64, generator=generator)
+        linear = torch.randn(5, channels * positions, dtype=torch.float64, generator=generator)
+        given = _call(answer, conv.clone(), linear.clone())
+        if not isinstance(given, Tensor) or given.shape != (channels,):
+            raise _Wrong(f"One number a channel is asked for: a tensor of shape ({channels},).")
+        into = conv.square().sum((1, 2, 3))
+        blocks = linear.square().sum(0)
+        out = blocks.view(channels, positions).sum(1)
+        if torch.allclose(given, into - out):
+            continue
+        for wrong, hint in (
+            (out - into, "The sign is reversed: incoming minus outgoing."),
+            (
+                into - blocks.view(positions, channels).sum(0),
+                "A flatten writes channel after channel: the columns of one channel are "
+                "neighbours, not every so-manyth.",
+            ),
+            (
+                positions * into - out,
+                "Each shared weight counts once, however many positions use it.",
+            ),
+            (into.sqrt() - out.sqrt(), "Squared norms are asked for."),
+        ):
+            if torch.allclose(given, wrong):
+                raise _Wrong(hint)
+        raise _Wrong("Subtract the squares of all columns that read a channel from its filter's.")
+    return "The columns of a channel are its outgoing weights, one for each position."
+
+
+def _number_conserved(answer: Any) -> str:
+    """03.2: how many quantities a network with one hidden layer conserves."""
+    for n0, n1, n2 in ((3, 2, 2), (3, 4, 2), (2, 3, 1)):
+        for activation, right in (("linear", n1 * (n1 + 1) // 2), ("relu", n1)):
+            given = _number(_call(answer, n0, n1, n2, activation))
+            if given == right:
+                continue
+            if activation == "linear" and given == n1 * n1:
+                raise _Wrong("The matrix is symmetric: entries (i, j) and (j, i) are one quantity.")
+            if activation == "linear" and given == n1:
+                raise _Wrong("That counts the diagonal; linear units can also be mixed.")
+            if activation == "relu" and given == n1 * (n1 + 1) // 2:
+                raise _Wrong("Under ReLU only the diagonal of the matrix is conserved.")
+            raise _Wrong(f"For {n0}-{n1}-{n2}, {activation}, the count is not {given:g}.")
+    return "A symmetric matrix has n(n + 1)/2 entries, n of them on its diagonal."
+
+
+def _halving_time(answer: Any) -> str:
+    """04.1: when weight decay has halved all gaps."""
+    for decay in (0.01, 0.1, 0.7):
+        time = _number(_call(answer, decay), f"The time for {decay:g}")
+        if _close(math.exp(-2 * decay * time), 0.5, 1e-6):
+            continue
+        if _close(math.exp(-decay * time), 0.5, 1e-6):
+            raise _Wrong("A weight under decay alone is halved by then; a gap is one of squares.")
+        if _close(2 * decay * time, 1, 1e-6):
+            raise _Wrong("By then the gaps have fallen to 1/e.")
+        raise _Wrong(
+            f"For a decay of {decay:g} the gaps have fallen to {math.exp(-2 * decay * time):.3g} "
+            f"of what they were at t = {time:.4g}."
+        )
+    return "The square of a weight decays twice as fast as the weight."
+
+
+def _decay_step(answer: Any) -> str:
+    """04.2: the exact change of a unit's invariant in a step with weight decay."""
+    for seed, step, decay in ((0, 0.1, 0.3), (1, 0.2, 0.5)):
+        net = _network(seed)
+        x, y = _gaussian(seed, (12, 4), (12, 3))
+        optimizer = torch.optim.SGD(net.parameters(), lr=step, weight_decay=decay)
+        (0.5 * ((net(x) - y) ** 2).sum(1).mean()).backward()
+        w, v = net.linear1.weight, net.linear2.weight
+        unit = [each.clone() for each in (w[0], v[:, 0], w.grad[0], v.grad[:, 0])]
+        w0, v0, grad_w, grad_v = (each.detach() for each in unit)
+        optimizer.step()
+        gap = float(w0 @ w0 - v0 @ v0)
+        new = float((w[0] @ w[0] - v[:, 0] @ v[:, 0]).detach())
+        squares = step**2 * float(grad_w @ grad_w - grad_v @ grad_v)
+        given = _number(_call(answer, w0, v0, grad_w, grad_v, step, decay), "The change")
+        if _close(given, new - gap, 1e-9):
+            continue
+        shrinking = 1 - step * decay
+        for wrong, hint in (
+            (new, "That is the new invariant; the change is asked for."),
+            (gap - new, "The sign is wrong: new minus old."),
+            (squares, "That is the step without weight decay."),
+            (new - gap - squares, "The decay is right; the squared gradients are missing."),
+            (-2 * step * decay * gap + squares, "The square of the decay is missing."),
+            ((shrinking - 1) * gap + squares, "The weights shrink by 1 - eta lambda; square it."),
+            (
+                (math.exp(-2 * step * decay) - 1) * gap + squares,
+                "That is the flow's exponential; a step multiplies by (1 - eta lambda)^2.",
+            ),
+            (new - gap - squares + squares / step, "The step size enters squared."),
+        ):
+            if _close(given, wrong, 1e-9):
+                raise _Wrong(hint)
+        raise _Wrong(
+            f"With eta = {step:g} and lambda = {decay:g} the change is {new - gap:.4g}, not "
+            f"{given:.4g}. Expand ||(1 - eta lambda) w - eta g||^2; which terms cancel?"
+        )
+    return "Exact: the old invariant times (1 - eta lambda)^2, plus the squares."
+
+
+def _tricks(answer: Any) -> str:
+    """04.3: which changes of gradient descent keep the first order at zero."""
+    right = {"step size schedule", "dropout", "clip the gradient's norm", "label smoothing"}
+    hints = {
+        "clip each entry": "Clipping each entry changes the gradient's direction: large entries "
+        "shrink, small ones do not.",
+        "l2 penalty": "A penalty on the weights changes with rescaling: I(W, g + lambda W) is "
+        "lambda I(W), not 0.",
+        "signs only": "Signs treat entries differently: that was Adam's first step.",
+        "a step size per layer": "Incoming and outgoing weights of a unit are in two layers; with "
+        "two step sizes the sums over them no longer cancel.",
+    }
+    try:
+        given = set(answer)
+    except TypeError:
+        raise _Wrong("A set of names is asked for.") from None
+    if given - right - set(hints):
+        unknown = ", ".join(sorted(map(str, given - right - set(hints))))
+        raise _Wrong(f"Not among the candidates: {unknown}.")
+    for name in sorted(given - right):
+        raise _Wrong(hints[name])
+    if right - given:
+        count = len(right - given)
+        raise _Wrong(
+            f"What you named is right; {count} more {'is' if count == 1 else 'are'} missing. "
+            "Ask of each: is I(W, u) = 0 for its direction u?"
+        )
+    return "They follow the gradient of a loss of the outputs, or a multiple of it."
+
+
+def _restoring_factor(answer: Any) -> str:
+    """04.4: the factor that gives a unit its invariant back."""
+    for p, q, c in ((2.0, 3.0, 1.0), (0.5, 2.0, -3.0), (1.0, 4.0, 0.0), (3.0, 1.0, 2.5)):
+
+        def misses(a: float, p: float = p, q: float = q, c: float = c) -> bool:
+            return abs(a * a * p - q / (a * a) - c) > 1e-9
+
+        case = f"For p = {p:g}, q = {q:g}, c = {c:g}"
+        a = _number(_call(answer, p, q, c), "The factor")
+        if not a > 0:
+            if a < 0 and not misses(a):
+                raise _Wrong("Right up to the sign: a factor is positive.")
+            raise _Wrong(f"{case} it is {a:g}; a factor is positive.")
+        if misses(a):
+            if not misses(a**0.5):
+                raise _Wrong("That is the square of the factor.")
+            if not misses(1 / a):
+                raise _Wrong("That is the inverse: incoming weights are multiplied by a.")
+            raise _Wrong(
+                f"{case} it makes the invariant {a * a * p - q / (a * a):.4g}. Rescaled, the unit "
+                "has squared norms a^2 p and q / a^2."
+            )
+    return "The product of the two squared norms, and with it the function, stays."
+
+
 def _norm_for_ratio(answer: Any) -> str:
     """05.1: the squared norm at which a kept gap means a given ratio."""
     for gap, ratio in ((9.0, 1.1), (9.0, 1.5), (0.9, 1.05)):
@@ -230,11 +408,145 @@ def _one_step(answer: Any) -> str:
     return "Exact: the terms linear in the step cancel, and only the squares are left."
 
 
+def _gap_change(answer: Any) -> str:
+    """06.1: the exact change of U^T U - V^T V in a step on f + gamma ||U^T U - V^T V||_F^2."""
+    for seed, step, penalty in ((0, 0.1, 0.0), (1, 0.3, 0.0), (2, 0.2, 0.125), (3, 0.1, 0.5)):
+        U, V, target = _gaussian(seed, (5, 2), (4, 2), (5, 4))
+        U.requires_grad_()
+        V.requires_grad_()
+        gap = U.T @ U - V.T @ V
+        loss = 0.5 * (U @ V.T - target).square().sum() + penalty * gap.square().sum()
+        slope_u, slope_v = torch.autograd.grad(loss, (U, V))
+        U, V, before = U.detach(), V.detach(), gap.detach()
+        new_u, new_v = U - step * slope_u, V - step * slope_v
+        true = new_u.T @ new_u - new_v.T @ new_v - before
+        squares = step**2 * (slope_u.T @ slope_u - slope_v.T @ slope_v)
+        E = U @ V.T - target
+        of_2 = step**2 * (V.T @ E.T @ E @ V - U.T @ E @ E.T @ U)
+        given = _matrix(_call(answer, U, V, target, step, penalty), true.shape)
+        wrong = (
+            (-true, "The sign is wrong: the gap is U^T U minus V^T V."),
+            (true / step, "The step size enters squared."),
+            (
+                of_2,
+                "Right for gamma = 0. With a penalty the terms linear in the step do not cancel.",
+            ),
+            (
+                squares,
+                "The squares are right. The terms linear in the step are missing for gamma > 0.",
+            ),
+            (true - squares, "The terms linear in the step are right; the squares are missing."),
+        )
+        if not torch.allclose(given, true, rtol=1e-9, atol=1e-12):
+            for other, hint in wrong:
+                if torch.allclose(given, other, rtol=1e-9, atol=1e-12):
+                    raise _Wrong(hint)
+            raise _Wrong(
+                f"For gamma = {penalty:g} it is not the change of a step. Expand "
+                "(U - eta G)^T (U - eta G) with G the gradient, and the same for V."
+            )
+    return (
+        "Exact, for every gamma: what is linear in the step shrinks the gap, the squares may not."
+    )
+
+
+def _balanced_factors(answer: Any) -> str:
+    """06.2: factors of a matrix with the smallest sum of squares."""
+    for seed, shape, rank in ((0, (5, 4), 2), (1, (4, 6), 3), (2, (3, 3), 1)):
+        left, right = _gaussian(seed, (shape[0], rank), (shape[1], rank))
+        target = left @ right.T
+        factors = _call(answer, target, rank)
+        try:
+            U, V = factors
+        except (TypeError, ValueError):
+            raise _Wrong("A pair (U, V) is asked for.") from None
+        U, V = (_matrix(each, (n, rank)) for each, n in zip((U, V), shape, strict=True))
+        if not torch.allclose(U @ V.T, target, atol=1e-9):
+            raise _Wrong("U V^T is not the matrix.")
+        squares = float(U.square().sum() + V.square().sum())
+        smallest = 2 * float(torch.linalg.svdvals(target).sum())
+        if not _close(squares, smallest, 1e-9):
+            hint = "Give the square root of each singular value to either side."
+            if torch.allclose(U.T @ U, torch.eye(rank).double()) or torch.allclose(
+                V.T @ V, torch.eye(rank).double()
+            ):
+                hint = "All of the singular values are in one factor."
+            raise _Wrong(
+                f"U V^T is the matrix, but the squares sum to {squares:.4g}, and {smallest:.4g} "
+                f"can be had. {hint}"
+            )
+    return "U^T U = V^T V, and the squares sum to twice the sum of the singular values."
+
+
+def _rank_one_factor(answer: Any) -> str:
+    """07.1: the factor a step of the error at the end of a rank-one descent."""
+    for c in (0.1, 0.5, 0.65, 0.8, 0.95):
+        given = _number(_call(answer, c), f"The factor for c = {c:g}")
+
+        def step(x: Tensor, c: float = c) -> Tensor:
+            a, b, m, n = x
+            u, v = 1 - c * (b * b + n * n), 1 - c * (a * a + m * m)
+            return torch.stack([u * a + c * b, v * b + c * a, u * m, v * n])
+
+        minimum = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+        linearized = torch.autograd.functional.jacobian(step, minimum)
+        sizes = torch.linalg.eigvals(linearized).abs().tolist()
+        sizes.remove(min(sizes, key=lambda size: abs(size - 1)))  # along the curve of minima
+        if not _close(given, max(sizes), 1e-9):
+            if _close(given, 1 - c, 1e-9):
+                raise _Wrong(
+                    f"Right for c up to 2/3. For c = {c:g} the noise is not the slowest any more."
+                )
+            if _close(given, 1 - 2 * c, 1e-9):
+                raise _Wrong("That is how a + b comes to rest. The noise is slower.")
+            raise _Wrong(
+                f"For c = {c:g} the slowest part shrinks by {max(sizes):.3f} a step, not by "
+                f"{given:.3f}. Linearize at a = b = sqrt(sigma1), without noise."
+            )
+    return "The noise decides up to c = 2/3, and a + b, which then overshoots, beyond."
+
+
+def _steps_per_decade(answer: Any) -> str:
+    """07.2: how many more rank-one steps ten times the dimension takes."""
+    for c in (0.05, 0.1, 0.5):
+        given = _number(_call(answer, c), f"The number of steps for c = {c:g}")
+        counts, decades = [], 200  # so many that whole steps do not blur the mean
+        for start in (1e-2, 1e-2 * 10 ** (-decades / 2)):
+            x, count = start, 0
+            while x * x < 0.5:
+                x, count = x + c * (x - x**3), count + 1
+            counts.append(count)
+        true = (counts[1] - counts[0]) / decades
+        if abs(given - true) > 0.02:
+            for factor, hint in (
+                (2.0, "The signal of the start falls as 1 / sqrt(d), not as 1 / d."),
+                (math.log(1 + c) / c, "A step multiplies the signal by 1 + c, less than exp(c)."),
+                (1 / math.log(10), "That is for e times the dimension."),
+            ):
+                if abs(given - factor * true) < 0.02 * factor:
+                    raise _Wrong(hint)
+            raise _Wrong(
+                f"For c = {c:g} it takes {true:.2f} more steps, not {given:.2f}. How much smaller "
+                "is the signal of the start, and how much does a step make of it?"
+            )
+    return "The signal starts smaller by a factor of sqrt(10), and a step gains 1 + c."
+
+
 _CHECKS: dict[str, Callable[[Any], str]] = {
     "01.1": _unit_rows,
     "01.2": _homogeneous,
     "02.1": _limit_point,
     "02.2": _degree_invariant,
+    "03.1": _channel_invariants,
+    "03.2": _number_conserved,
+    "04.1": _halving_time,
+    "04.2": _decay_step,
+    "04.3": _tricks,
+    "04.4": _restoring_factor,
     "05.1": _norm_for_ratio,
     "05.2": _one_step,
+    "06.1": _gap_change,
+    "06.2": _balanced_factors,
+    "07.1": _rank_one_factor,
+    "07.2": _steps_per_decade,
 }

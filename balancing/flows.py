@@ -8,6 +8,8 @@ of an invariant's drift is the integrator's tolerance.
 from __future__ import annotations
 
 import copy
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -131,8 +133,10 @@ def integrate_flow(
     start = parameters_to_vector(moving.parameters()).numpy(force=True)
     solver = DOP853(velocity, grid[0], start, grid[-1], rtol=rtol, atol=atol)
     reached, states = [grid[0]], [start]
-    tiny_steps = 0
-    while solver.status == "running" and tiny_steps < _SLIDING_STEPS:
+    recent = deque([-math.inf] * _SLIDING_STEPS)
+    least = _SLIDING_PACE * _SLIDING_STEPS * (grid[-1] - grid[0])
+    while solver.status == "running" and solver.t - recent.popleft() >= least:
+        recent.append(solver.t)
         message = solver.step()
         if solver.status == "failed":
             raise RuntimeError(f"the integrator stopped at t = {solver.t:g}: {message}")
@@ -140,8 +144,6 @@ def integrate_flow(
         if len(due):
             reached.extend(due)
             states.extend(solver.dense_output()(due).T)
-        tiny = solver.step_size < _TINY_STEP * (grid[-1] - grid[0])
-        tiny_steps = tiny_steps + 1 if tiny else 0
     sliding = solver.status == "running"
     if sliding:
         if on_sliding == "raise":
@@ -163,9 +165,10 @@ def integrate_flow(
 
 
 # Where the flow crosses a kink, the step shrinks to about the tolerance and grows tenfold a step
-# from there: a dozen tiny steps. Where it slides, the steps stay tiny.
-_TINY_STEP = 1e-6
-_SLIDING_STEPS = 30
+# from there: a dozen tiny steps. Where it slides, the steps stay tiny. So the pace is taken over
+# many steps; at this one the whole time would take a hundred thousand.
+_SLIDING_STEPS = 100
+_SLIDING_PACE = 1e-5
 
 
 def _loss_at(

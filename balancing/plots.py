@@ -13,6 +13,7 @@ import functools
 import hashlib
 import html
 import io
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec
@@ -28,11 +29,23 @@ __all__ = [
     "FigureOutput",
     "conserved",
     "drift",
+    "drifts",
+    "entries",
+    "escape",
+    "figure1",
     "figure2",
     "hyperbolas",
+    "kept",
     "losses",
+    "predicted_drift",
+    "rank_one_steps",
     "rescaled",
+    "schedules",
+    "shared",
     "show",
+    "signal_ratios",
+    "two_stages",
+    "unrolled",
 ]
 
 # A colour that no data uses: it becomes the page's text colour in the SVG.
@@ -221,23 +234,167 @@ def hyperbolas(paths: Mapping[str, Tensor], *, target: float = 1.0, extent: floa
 
 
 @_styled
-def conserved(times: Tensor, into: Tensor, out: Tensor) -> Figure:
+def conserved(times: Tensor, into: Tensor, out: Tensor, *, unit: str = "unit") -> Figure:
     """Squared incoming and outgoing norms of hidden units along a flow, and their difference.
 
     Args:
         times: shape (T,).
         into: squared norms of the incoming weights, shape (T, units); a panel each.
         out: squared norms of the outgoing weights, shape (T, units).
+        unit: what the panels call a unit.
     """
     figure, panels = _axes(into.shape[1], height=2.8)
-    for unit, axes in enumerate(panels):
-        _line(axes, times, into[:, unit], 0, label=r"$\|$incoming$\|^2$")
-        _line(axes, times, out[:, unit], 1, label=r"$\|$outgoing$\|^2$")
-        _line(axes, times, (into - out)[:, unit], 2, label="difference")
-        axes.set(xlabel="time $t$", title=f"unit {unit}")
+    for i, axes in enumerate(panels):
+        _line(axes, times, into[:, i], 0, label=r"$\|$incoming$\|^2$")
+        _line(axes, times, out[:, i], 1, label=r"$\|$outgoing$\|^2$")
+        _line(axes, times, (into - out)[:, i], 2, label="difference")
+        axes.set(xlabel="time $t$", title=f"{unit} {i}")
         axes.sharey(panels[0])
     panels[0].set_ylabel("squared norm")
     return _finish(figure, legend=panels[-1], loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+# --- chapter 03 ----------------------------------------------------------------------------------
+
+
+@_styled
+def entries(paths: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """How far the entries of the matrix of Theorem 2.2 move along a flow, on a log axis.
+
+    Args:
+        paths: title of the panel -> times, shape (T,), and matrices, shape (T, n, n).
+    """
+    figure, panels = _axes(len(paths))
+    for axes, (title, (times, matrices)) in zip(panels, paths.items(), strict=True):
+        moved = (matrices - matrices[0]).abs()[1:].clamp_min(1e-17)
+        size = matrices.shape[1]
+        for i, j in itertools.combinations_with_replacement(range(size), 2):
+            index = int(i != j)
+            label = ("diagonal", "off the diagonal")[index] if (i, j) in ((0, 0), (0, 1)) else None
+            _line(axes, times[1:], moved[:, i, j], index, label=label, linewidth=1.1)
+        axes.set(title=title, xlabel="time $t$", yscale="log", ylim=(3e-18, 30))
+        axes.set_yticks([1e-16, 1e-12, 1e-8, 1e-4, 1])
+    panels[0].set_ylabel("change of the entry")
+    return _finish(figure, legend=panels[0])
+
+
+@_styled
+def unrolled(matrix: Tensor, shape: tuple[int, int]) -> Figure:
+    """The matrix of a convolution: equal shades are one shared weight, blanks are zeros.
+
+    Args:
+        matrix: the unrolled matrix, shape (channels out * positions, channels in * positions).
+        shape: number of channels (out, in), between which lines are drawn.
+    """
+    figure, (axes,) = _axes(height=3.0)
+    values = np.ma.masked_equal(matrix.numpy(force=True), 0)
+    limit = float(np.abs(values).max())
+    axes.imshow(values, cmap="viridis", vmin=-limit, vmax=limit)
+    rows, columns = matrix.shape
+    for channel in range(1, shape[0]):
+        axes.axhline(channel * rows / shape[0] - 0.5, color=_INK, linewidth=0.8)
+    for channel in range(1, shape[1]):
+        axes.axvline(channel * columns / shape[1] - 0.5, color=_INK, linewidth=0.8)
+    axes.set(xlabel="what the layer reads", ylabel="output, channel by channel")
+    axes.grid(visible=False)
+    return figure
+
+
+@_styled
+def shared(times: Tensor, once: Tensor, unrolled: Tensor) -> Figure:
+    """Change of a layer gap along a flow, each shared weight counted once or at every use.
+
+    Args:
+        times: shape (T,).
+        once: gap of the squared norms of the parameters, shape (T,).
+        unrolled: gap of the squared norms of the unrolled matrices, shape (T,).
+    """
+    figure, (axes,) = _axes(height=2.8)
+    _line(axes, times, once - once[0], 0, label="each weight once")
+    _line(axes, times, unrolled - unrolled[0], 1, label="unrolled matrix")
+    axes.set(xlabel="time $t$", ylabel="change of the gap")
+    return _finish(figure)
+
+
+# --- chapter 04 ----------------------------------------------------------------------------------
+
+
+@_styled
+def predicted_drift(
+    changes: pd.Series[float], units: Mapping[str, Tensor], integrals: Tensor
+) -> Figure:
+    """Drift until a fixed time against the step size, and unit by unit against its prediction.
+
+    Args:
+        changes: step size -> norm of the drifts of all units.
+        units: label -> drift of each unit divided by the step size, shape (units,).
+        integrals: what they should be for small steps, shape (units,).
+    """
+    figure, (left, right) = _axes(2)
+    steps = changes.index.to_numpy(dtype=float)
+    line = float(integrals.norm()) * steps
+    left.plot(steps, line, color=_INK, linewidth=1, alpha=0.6, label="predicted, slope 1")
+    left.plot(steps, changes, "o", color=COLOURS[1], label="measured")
+    left.set(xscale="log", yscale="log", xlabel=r"step size $\eta$", title="All units")
+    left.set_ylabel("norm of the drifts")
+    left.set_xticks(steps, [f"{step:g}" for step in steps])
+    left.minorticks_off()
+    ends = [float(integrals.min()), float(integrals.max())]
+    right.plot(ends, ends, color=_INK, linewidth=1, alpha=0.6, label="equal")
+    for index, (label, drift) in enumerate(units.items()):
+        marker: Any = {"marker": "os^"[index % 3], "color": COLOURS[1 - index], "s": 30}
+        right.scatter(integrals, drift, label=label, zorder=3, **marker)
+    right.set(xlabel="integral along the flow", ylabel="drift / step size", title="Unit by unit")
+    return _finish(figure, fontsize=9)
+
+
+@_styled
+def drifts(panels: Mapping[str, Mapping[str, pd.Series[float]]]) -> Figure:
+    """Drift over a fixed time against the rate, for several optimizers.
+
+    Args:
+        panels: title of the panel -> name of the optimizer -> relative change of the invariants,
+            indexed by the rate. A thin line of slope one runs through the first of each.
+    """
+    figure, axes = _axes(len(panels))
+    for panel, (title, curves) in zip(axes, panels.items(), strict=True):
+        panel.sharey(axes[0])
+        for index, (label, change) in enumerate(curves.items()):
+            rates = change.index.to_numpy(dtype=float)
+            options: Any = {"marker": "os^D"[index], "markersize": 5, "label": label}
+            _line(panel, rates, change, index, **options)
+            slope = change.iloc[0] * rates / rates[0]
+            note = "slope 1" if index == len(curves) - 1 else None
+            panel.plot(rates, slope, color=_INK, linewidth=0.8, alpha=0.5, zorder=1, label=note)
+        panel.set(title=title, xscale="log", yscale="log", xlabel="rate")
+        panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        panel.minorticks_off()
+        panel.legend(fontsize=9)
+    axes[0].set_ylabel(r"$\|I(T) - I(0)\| \,/\, \|I(0)\|$")
+    return figure
+
+
+@_styled
+def kept(runs: Mapping[str, pd.DataFrame], decays: Mapping[str, float]) -> Figure:
+    r"""Fraction of the invariants that is kept over time, with the exponentials of weight decay.
+
+    Args:
+        runs: name of the optimizer -> rows of
+            :func:`balancing.experiments.du2018.optimizers`; one line a seed.
+        decays: label -> strength :math:`\lambda`, drawn as :math:`e^{-2 \lambda t}`.
+    """
+    figure, (axes,) = _axes()
+    for index, (name, table) in enumerate(runs.items()):
+        for seed, run in table.groupby("seed"):
+            label = name if seed == table["seed"].iloc[0] else None
+            _line(axes, run["time"], run["kept"], index, label=label, linewidth=1.4)
+    times = np.linspace(0, max(table["time"].max() for table in runs.values()), 13)
+    for index, (label, decay) in enumerate(decays.items()):
+        marker: Any = {"marker": "ox"[index], "markersize": 5, "markerfacecolor": "none"}
+        line: Any = {"color": _INK, "linewidth": 0, "label": label, "zorder": 3}
+        axes.plot(times, np.exp(-2 * decay * times), **line, **marker)
+    axes.set(xlabel="time $t$", ylabel="fraction kept", ylim=(0, None))
+    return _finish(figure, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 # --- chapter 05 ----------------------------------------------------------------------------------
@@ -316,3 +473,182 @@ def drift(changes: pd.Series[float], *, fitted: Sequence[float]) -> Figure:
     axes.set_xticks(steps, [f"{step:g}" for step in steps])
     axes.minorticks_off()
     return _finish(figure)
+
+
+# --- chapter 06 ----------------------------------------------------------------------------------
+
+
+@_styled
+def escape(
+    sigma: Sequence[float],
+    growing: Tensor,
+    predicted: Tensor,
+    learned: Tensor,
+    half_times: Sequence[float],
+) -> Figure:
+    """Descent leaves the saddle at 0: the singular directions of the target, one after another.
+
+    Args:
+        sigma: singular values of the target.
+        growing: size of the part that grows, a row an iteration, shape (T, directions).
+        predicted: what the linearized descent makes of it, same shape.
+        learned: share of each singular value that the product has reached, same shape.
+        half_times: predicted iterations at which half of it is reached.
+    """
+    figure, (left, right) = _axes(2)
+    steps = np.arange(len(growing))
+    for index, value in enumerate(sigma):
+        label = rf"$\sigma_{index + 1} = {value:g}$"
+        # until it would be as large as the factor that it becomes, and no further
+        linear = predicted[:, index] <= value**0.5
+        options: Any = {"color": _INK, "linewidth": 1, "alpha": 0.6}
+        note = "linearized" if index == 0 else None
+        left.plot(steps[linear], predicted[linear, index], label=note, zorder=3, **options)
+        _line(left, steps, growing[:, index], index, label=label)
+        _line(right, steps, learned[:, index], index, label=label)
+    right.plot(half_times, [0.5] * len(half_times), "o", color=_INK, label="half, predicted")
+    left.set(yscale="log", xlabel="iteration", title="The growing part")
+    left.set_ylabel(r"$\|U^\top u_i^* + V^\top v_i^*\| / 2$")
+    right.set(xlabel="iteration", title="What is learned")
+    right.set_ylabel(r"$u_i^{*\top} U V^\top v_i^* \,/\, \sigma_i$")
+    return _finish(figure, loc="lower right", fontsize=9)
+
+
+@_styled
+def figure1(table: pd.DataFrame) -> Figure:
+    """Du, Hu and Lee 2018, Figure 1: error, gap and ratio of the factors, for both objectives.
+
+    Args:
+        table: from :func:`balancing.experiments.du2018.figure1`.
+    """
+    figure, panels = _axes(3, 2, height=2.5)
+    for row, init in enumerate(("balanced", "unbalanced")):
+        for column, kind in enumerate(("error", "gap", "ratio")):
+            axes = panels[3 * row + column]
+            # (3) first, wide and pale: where the two coincide, the dashes of (2) lie on top
+            for index, objective in enumerate((3, 2)):
+                look: Any = {"linewidth": (4, 1.8)[index], "alpha": (0.5, 1)[index]}
+                run = table[(table["init"] == init) & (table["objective"] == objective)]
+                label = f"objective ({objective})"
+                _line(axes, run["iteration"], run[kind], index, label=label, **look)
+            letter = "abcdef"[3 * row + column]
+            axes.set(title=f"({letter}) {init}: {kind}", xlabel="iteration", yscale="log")
+            if kind == "ratio":
+                axes.axhline(1, color=_INK, alpha=0.5, linewidth=1, zorder=1)
+                ticks = [1, 1.05, 1.1] if init == "balanced" else [1, 3, 10, 30, 100]
+                axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+                axes.minorticks_off()
+            else:
+                axes.set_ylim(1e-12, 10)  # below, there is rounding only
+    return _finish(figure, legend=panels[0], fontsize=9)
+
+
+@_styled
+def schedules(
+    runs: Mapping[str, pd.DataFrame], times: Mapping[str, Any], *, escape_time: float
+) -> Figure:
+    """Errors under several schedules of the step, and the time that their steps add up to.
+
+    Args:
+        runs: name of the schedule -> history of :func:`balancing.factorize`.
+        times: name of the schedule -> sum of the step sizes so far, one number a step.
+        escape_time: the time that it takes to leave the saddle.
+    """
+    figure, (left, right) = _axes(2)
+    for index, (name, run) in enumerate(runs.items()):
+        start = run["error"].iloc[0]
+        _line(left, 1 + run["iteration"], run["error"] / start, index, label=name)
+        _line(right, np.arange(1, 1 + len(times[name])), times[name], index, label=name)
+    right.axhline(escape_time, color=_INK, linewidth=1, alpha=0.6)
+    right.annotate(
+        "to leave the saddle",
+        (max(map(len, times.values())), escape_time),
+        (0, -13),
+        textcoords="offset points",
+        ha="right",
+        color=_INK,
+        fontsize=9,
+    )
+    left.set(xscale="log", yscale="log", xlabel="iteration, plus 1", title="Error")
+    left.set(ylabel=r"$\|E_t\|_F \,/\, \|E_0\|_F$", ylim=(1e-12, 10))
+    right.set(xscale="log", yscale="log", xlabel="number of steps", title="Time")
+    right.set_ylabel(r"$\eta_0 + \eta_1 + \dots$")
+    return _finish(figure, legend=left, loc="lower left", fontsize=9)
+
+
+# --- chapter 07 ----------------------------------------------------------------------------------
+
+
+@_styled
+def two_stages(path: pd.DataFrame, *, half_time: float, rate: float) -> Figure:
+    """A rank-one run: its four numbers, and its error with the rate that theory gives.
+
+    Args:
+        path: from :func:`balancing.experiments.du2018.rank_one`.
+        half_time: predicted iteration at which the product of the signals is half of sigma1.
+        rate: predicted factor a step of the error at the end.
+    """
+    figure, (left, right) = _axes(2)
+    steps = path["iteration"]
+    numbers = {"signal_u": "$|a|$", "signal_v": "$|b|$", "noise_u": r"$\mu$", "noise_v": r"$\nu$"}
+    for index, (name, label) in enumerate(numbers.items()):
+        # the signals come to coincide: the first wide and pale below the second
+        look: Any = {"linewidth": 4, "alpha": 0.5} if name == "signal_u" else {}
+        _line(left, steps, path[name].abs(), index, label=label, **look)
+    left.set(yscale="log", xlabel="iteration", ylabel="size", title="Signals and noise")
+    _line(right, steps, path["error"], 0, label="error")
+    last, after = path.iloc[-1], steps >= half_time
+    line = last["error"] * rate ** (steps[after] - last["iteration"])
+    label = f"a factor of {rate:g} a step"
+    right.plot(steps[after], line, color=_INK, linewidth=1, label=label, zorder=3)
+    for axes in (left, right):
+        axes.axvline(half_time, color=_INK, linewidth=1, alpha=0.6)
+    right.set(yscale="log", xlabel="iteration", title="Error")
+    right.set_ylabel(r"$\|u v^\top - M\|_F \,/\, \sigma_1$")
+    return _finish(figure, fontsize=9)
+
+
+@_styled
+def rank_one_steps(table: pd.DataFrame, medians: pd.Series[float], line: tuple[Any, Any]) -> Figure:
+    """Steps of the rank-one runs, against the dimension and against the signal that they got.
+
+    Args:
+        table: one row a run, with the columns ``dim``, ``iterations`` and ``start``, the signal
+            of the start.
+        medians: dimension -> predicted median number of steps.
+        line: starts and the number of steps predicted for each, shape (n,) both.
+    """
+    figure, (left, right) = _axes(2)
+    right.sharey(left)
+    for index, (dim, runs) in enumerate(table.groupby("dim")):
+        marker: Any = {"marker": "os^"[index % 3], "color": COLOURS[index % 4], "s": 22}
+        # side by side, or runs of as many steps would hide one another
+        spread = runs["dim"] * np.geomspace(0.8, 1.25, len(runs))
+        left.scatter(spread, runs["iterations"], alpha=0.7, **marker)
+        right.scatter(runs["start"], runs["iterations"], label=f"$d = {dim}$", **marker)
+    measured = table.groupby("dim")["iterations"].median()
+    diamonds: Any = {"color": _INK, "markersize": 8, "markerfacecolor": "none", "zorder": 3}
+    left.plot(measured.index, measured, "D", label="median, measured", **diamonds)
+    left.plot(medians.index, medians, color=_INK, linewidth=1, label="median, predicted")
+    right.plot(*line, color=_INK, linewidth=1, label="predicted")
+    left.set(xscale="log", xlabel="dimension $d$", ylabel="steps to $10^{-6}$")
+    dims = [int(dim) for dim in measured.index]
+    left.set_xticks(dims, [str(dim) for dim in dims])
+    left.minorticks_off()
+    right.set(xscale="log", xlabel=r"signal of the start $|a_0 + b_0| / 2$, in $\sqrt{\sigma_1}$")
+    return _finish(figure, fontsize=9)
+
+
+@_styled
+def signal_ratios(paths: Mapping[str, pd.DataFrame]) -> Figure:
+    """The ratio of the two signals along rank-one runs.
+
+    Args:
+        paths: label -> table of :func:`balancing.experiments.du2018.rank_one`.
+    """
+    figure, (axes,) = _axes()
+    axes.axhline(1, color=_INK, linewidth=1, alpha=0.6)
+    for index, (label, path) in enumerate(paths.items()):
+        _line(axes, path["iteration"], path["ratio"], index, label=label)
+    axes.set(xscale="linear", yscale="log", xlabel="iteration", ylabel="$|a| / |b|$")
+    return _finish(figure, fontsize=9)

@@ -1,5 +1,6 @@
 """The checks of the exercises: right answers, wrong ones with their hints, and broken ones."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,73 @@ def one_step(gradients: list[Tensor], eta: float) -> list[float]:
     return [eta**2 * (norms[h] - norms[h + 1]) for h in range(len(norms) - 1)]
 
 
+def gap_change(U: Tensor, V: Tensor, target: Tensor, step: float, c: float) -> Tensor:
+    E, gap = U @ V.T - target, U.T @ U - V.T @ V
+    mass = U.T @ U + V.T @ V
+    slope_u, slope_v = E @ V + 4 * c * U @ gap, E.T @ U - 4 * c * V @ gap
+    linear = -4 * c * step * (mass @ gap + gap @ mass)
+    return linear + step**2 * (slope_u.T @ slope_u - slope_v.T @ slope_v)
+
+
+def without_squares(U: Tensor, V: Tensor, target: Tensor, step: float, c: float) -> Tensor:
+    gap, mass = U.T @ U - V.T @ V, U.T @ U + V.T @ V
+    return -4 * c * step * (mass @ gap + gap @ mass)
+
+
+def balanced_factors(target: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    left, sigma, right = torch.linalg.svd(target)
+    root = sigma[:rank].sqrt()
+    return left[:, :rank] * root, right[:rank].T * root
+
+
+def one_sided_factors(target: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    left, sigma, right = torch.linalg.svd(target)
+    return left[:, :rank] * sigma[:rank], right[:rank].T
+
+
+def turned_factors(target: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Still a solution: U and V turned by the same rotation."""
+    U, V = balanced_factors(target, rank)
+    turn = torch.linalg.qr(torch.arange(1.0, rank * rank + 1).double().reshape(rank, rank).cos())[0]
+    return U @ turn, V @ turn
+
+
+def steps_per_decade(c: float) -> float:
+    return math.log(10) / (2 * math.log1p(c))
+
+
+def channel_invariants(conv: Tensor, linear: Tensor) -> Tensor:
+    columns = linear.unflatten(1, (len(conv), -1))
+    return conv.square().sum((1, 2, 3)) - columns.square().sum((0, 2))
+
+
+def number_conserved(n0: int, n1: int, n2: int, activation: str) -> int:
+    return n1 * (n1 + 1) // 2 if activation == "linear" else n1
+
+
+def decay_step(w: Tensor, v: Tensor, g_w: Tensor, g_v: Tensor, eta: float, decay: float) -> Tensor:
+    """The update itself, and the difference of its squares."""
+    new_w, new_v = w - eta * (g_w + decay * w), v - eta * (g_v + decay * v)
+    return new_w @ new_w - new_v @ new_v - w @ w + v @ v
+
+
+def linear_decay(w: Tensor, v: Tensor, g_w: Tensor, g_v: Tensor, eta: float, decay: float) -> float:
+    gap, squares = w @ w - v @ v, g_w @ g_w - g_v @ g_v
+    return float(-2 * eta * decay * gap + eta**2 * squares)
+
+
+def decayed(change: Callable[[float, float, float], float]) -> Answer:
+    """An answer to 04.2 from the gap, the squared gradients and the product of step and decay."""
+    return lambda w, v, g_w, g_v, eta, decay: change(
+        float(w @ w - v @ v), eta**2 * float(g_w @ g_w - g_v @ g_v), eta * decay
+    )
+
+
+def restoring(p: float, q: float, c: float) -> float:
+    return ((c + math.sqrt(c * c + 4 * p * q)) / (2 * p)) ** 0.5
+
+
+TRICKS = {"step size schedule", "dropout", "clip the gradient's norm", "label smoothing"}
 HOMOGENEOUS = {"relu", "leaky_relu", "abs", "maximum of 2z and z"}
 ROOT = 0.5 * 13**0.5  # u^2 = (3 + sqrt(13)) / 2 solves u^2 - 1 / u^2 = 3
 U = (1.5 + ROOT) ** 0.5
@@ -34,8 +102,21 @@ SOLUTIONS: dict[str, list[Answer]] = {
     "01.2": [HOMOGENEOUS, list(HOMOGENEOUS), tuple(sorted(HOMOGENEOUS))],
     "02.1": [(U, 1 / U), [U, 1 / U], torch.tensor([U, 1 / U])],
     "02.2": [lambda k: k, float],
+    "03.1": [channel_invariants],
+    "03.2": [number_conserved, lambda n0, n1, n2, phi: float(number_conserved(n0, n1, n2, phi))],
+    "04.1": [lambda decay: math.log(2) / (2 * decay)],
+    "04.2": [
+        decay_step,
+        decayed(lambda gap, squares, shrink: ((1 - shrink) ** 2 - 1) * gap + squares),
+    ],
+    "04.3": [TRICKS, list(TRICKS)],
+    "04.4": [restoring, lambda p, q, c: torch.tensor(restoring(p, q, c), dtype=torch.float64)],
     "05.1": [lambda gap, ratio: gap * ratio / (ratio - 1)],
     "05.2": [one_step, lambda g, eta: tuple(torch.tensor(each) for each in one_step(g, eta))],
+    "06.1": [gap_change, lambda U, V, M, eta, c: gap_change(U, V, M, eta, c).tolist()],
+    "06.2": [balanced_factors, turned_factors],
+    "07.1": [lambda c: max(1 - c, abs(1 - 2 * c)), lambda c: 1 - c if c < 2 / 3 else 2 * c - 1],
+    "07.2": [steps_per_decade],
 }
 
 
@@ -94,6 +175,95 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (2, "A function is asked for; this is int."),
         (lambda k: "k", "c(1) should be a number; it is 'k'."),
     ],
+    "03.1": [
+        (lambda c, w: -channel_invariants(c, w), "The sign is reversed"),
+        (
+            lambda c, w: (
+                c.square().sum((1, 2, 3)) - w.unflatten(1, (-1, len(c))).square().sum((0, 1))
+            ),
+            "A flatten writes channel after channel",
+        ),
+        (
+            lambda c, w: (
+                channel_invariants(c, w) + (w.shape[1] // len(c) - 1) * c.square().sum((1, 2, 3))
+            ),
+            "Each shared weight counts once",
+        ),
+        (
+            lambda c, w: (
+                c.square().sum((1, 2, 3)).sqrt()
+                - w.unflatten(1, (len(c), -1)).square().sum((0, 2)).sqrt()
+            ),
+            "Squared norms are asked for.",
+        ),
+        (lambda c, w: c.square().sum((1, 2, 3)), "Subtract the squares of all columns"),
+        (lambda c, w: channel_invariants(c, w).sum(), "a tensor of shape (3,)"),
+        (lambda c: c, "The function takes 1 arguments; it should take 2."),
+    ],
+    "03.2": [
+        (lambda n0, n1, n2, phi: n1**2 if phi == "linear" else n1, "The matrix is symmetric"),
+        (lambda n0, n1, n2, phi: n1, "That counts the diagonal"),
+        (lambda n0, n1, n2, phi: n1 * (n1 + 1) // 2, "Under ReLU only the diagonal"),
+        (lambda n0, n1, n2, phi: n0 * n1, "For 3-2-2, linear, the count is not 6."),
+        (lambda n0, n1, n2, phi: "many", "The answer should be a number; it is 'many'."),
+    ],
+    "04.1": [
+        (lambda decay: math.log(2) / decay, "A weight under decay alone is halved by then"),
+        (lambda decay: 1 / (2 * decay), "fallen to 1/e"),
+        (lambda decay: 1.0, "For a decay of 0.01 the gaps have fallen to 0.98"),
+        (lambda decay: "ln 2", "The time for 0.01 should be a number; it is 'ln 2'."),
+        (34.66, "A function is asked for; this is float."),
+    ],
+    "04.2": [
+        (linear_decay, "The square of the decay is missing."),
+        (decayed(lambda gap, squares, shrink: squares), "without weight decay"),
+        (
+            decayed(lambda gap, squares, shrink: ((1 - shrink) ** 2 - 1) * gap),
+            "the squared gradients are missing",
+        ),
+        (
+            decayed(lambda gap, squares, shrink: (1 - shrink) ** 2 * gap + squares),
+            "That is the new invariant; the change is asked for.",
+        ),
+        (lambda *unit: -decay_step(*unit), "should take 6"),
+        (
+            lambda w, v, g, h, eta, decay: -decay_step(w, v, g, h, eta, decay),
+            "The sign is wrong: new minus old.",
+        ),
+        (decayed(lambda gap, squares, shrink: -shrink * gap + squares), "square it"),
+        (
+            decayed(lambda gap, squares, shrink: (math.exp(-2 * shrink) - 1) * gap + squares),
+            "That is the flow's exponential",
+        ),
+        (
+            lambda w, v, g, h, eta, decay: (
+                decay_step(w, v, g, h, eta, decay) + (eta - eta**2) * (g @ g - h @ h)
+            ),
+            "The step size enters squared.",
+        ),
+        (decayed(lambda gap, squares, shrink: 0.5), "which terms cancel?"),
+        (decayed(lambda gap, squares, shrink: math.nan), "which terms cancel?"),
+    ],
+    "04.3": [
+        (TRICKS | {"clip each entry"}, "large entries shrink"),
+        (TRICKS | {"l2 penalty"}, "lambda I(W), not 0"),
+        ({"signs only"}, "Adam's first step"),
+        ({"a step size per layer"}, "no longer cancel"),
+        (TRICKS - {"dropout"}, "1 more is missing"),
+        ({"dropout"}, "3 more are missing"),
+        ({"dropout", "momentum"}, "Not among the candidates: momentum."),
+        (4, "A set of names is asked for."),
+    ],
+    "04.4": [
+        (lambda p, q, c: restoring(p, q, c) ** 2, "That is the square of the factor."),
+        (lambda p, q, c: 1 / restoring(p, q, c), "That is the inverse"),
+        (lambda p, q, c: -restoring(p, q, c), "Right up to the sign"),
+        (lambda p, q, c: 0.0, "For p = 2, q = 3, c = 1 it is 0; a factor is positive."),
+        (lambda p, q, c: math.nan, "a factor is positive."),
+        (lambda p, q, c: 1.0, "it makes the invariant -1."),
+        (lambda p, q, c: (c * c - 4 * p * q) ** 0.5, "The factor should be a number; it is ("),
+        (lambda p, q: p / q, "The function takes 2 arguments; it should take 3."),
+    ],
     "05.1": [
         (lambda gap, ratio: gap / (ratio - 1), "That is the squared norm of the upper layer, W2"),
         (lambda gap, ratio: gap / ratio, "cannot be smaller than the gap"),
@@ -108,6 +278,44 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda g, eta: one_step(g, eta)[:1], "has 2 hidden layers; you return 1."),
         (lambda g, eta: sum(one_step(g, eta)), "One number for each hidden layer is asked for"),
         (lambda g, eta: ["a", "b"], "Each change should be a number; it is 'a'."),
+    ],
+    "06.1": [
+        (lambda U, V, M, eta, c: -gap_change(U, V, M, eta, c), "The sign is wrong"),
+        (lambda U, V, M, eta, c: gap_change(U, V, M, eta, c) / eta, "The step size enters squared"),
+        (lambda U, V, M, eta, c: gap_change(U, V, M, eta, 0.0), "Right for gamma = 0."),
+        (
+            lambda U, V, M, eta, c: gap_change(U, V, M, eta, c) - without_squares(U, V, M, eta, c),
+            "The terms linear in the step are missing for gamma > 0.",
+        ),
+        (without_squares, "the squares are missing"),
+        (lambda U, V, M, eta, c: torch.ones(2, 2), "For gamma = 0 it is not the change of a step."),
+        (lambda U, V, M, eta, c: torch.ones(5, 2), "The shape should be (2, 2); it is (5, 2)."),
+        (lambda U, V, M, eta, c: "eta^2", "A matrix is asked for; this is str."),
+        (lambda U, V: U, "The function takes 2 arguments; it should take 5."),
+    ],
+    "06.2": [
+        (one_sided_factors, "All of the singular values are in one factor."),
+        (
+            lambda M, r: (2 * balanced_factors(M, r)[0], balanced_factors(M, r)[1] / 2),
+            "Give the square root of each singular value to either side.",
+        ),
+        (lambda M, r: (M[:, :r], M[:r].T), "U V^T is not the matrix."),
+        (lambda M, r: (M, M), "The shape should be (5, 2); it is (5, 4)."),
+        (lambda M, r: 3, "A pair (U, V) is asked for."),
+        (lambda M, r: balanced_factors(M, r)[:1], "A pair (U, V) is asked for."),
+    ],
+    "07.1": [
+        (lambda c: 1 - c, "For c = 0.8 the noise is not the slowest any more."),
+        (lambda c: abs(1 - 2 * c), "The noise is slower."),
+        (lambda c: 1 + c, "shrinks by 0.900 a step, not by 1.100"),
+        (0.9, "A function is asked for; this is float."),
+    ],
+    "07.2": [
+        (lambda c: 2 * steps_per_decade(c), "The signal of the start falls as 1 / sqrt(d)"),
+        (lambda c: math.log(10) / (2 * c), "A step multiplies the signal by 1 + c"),
+        (lambda c: 1 / (2 * math.log1p(c)), "That is for e times the dimension."),
+        (lambda c: 9.5, "For c = 0.05 it takes 23.60 more steps, not 9.50."),
+        (lambda c: "many", "The number of steps for c = 0.05 should be a number; it is 'many'."),
     ],
 }
 
@@ -152,12 +360,32 @@ def test_no_answer_yet(exercise: str, answer: Answer, capsys: CapSys) -> None:
 
 @pytest.mark.parametrize("result", [None, ...])
 @pytest.mark.parametrize(
-    ("exercise", "arity"), [("01.1", 1), ("02.2", 1), ("05.1", 2), ("05.2", 2)]
+    ("exercise", "arity"),
+    [
+        ("01.1", 1),
+        ("02.2", 1),
+        ("04.1", 1),
+        ("04.2", 6),
+        ("04.4", 3),
+        ("05.1", 2),
+        ("05.2", 2),
+        ("06.1", 5),
+        ("06.2", 2),
+        ("07.1", 1),
+        ("07.2", 1),
+    ],
 )
 def test_function_without_a_result_is_no_answer_yet(
     exercise: str, arity: int, result: object, capsys: CapSys
 ) -> None:
-    answer = (lambda _: result) if arity == 1 else (lambda _, __: result)
+    answers: dict[int, Answer] = {
+        1: lambda _: result,
+        2: lambda _, __: result,
+        3: lambda p, q, c: result,
+        5: lambda U, V, target, step, penalty: result,
+        6: lambda w, v, grad_w, grad_v, step, decay: result,
+    }
+    answer = answers[arity]
     assert f"{exercise}: no answer yet. " in printed(exercise, answer, capsys)
 
 
@@ -184,8 +412,16 @@ class Untouchable:
         ("01.2", Untouchable(), "RuntimeError: hands off"),
         ("02.1", Untouchable(), "RuntimeError: hands off"),
         ("02.2", broken_one, "KeyError"),
+        ("04.1", broken_one, "KeyError"),
+        ("04.2", lambda w, v, g, h, eta, decay: w @ g[:2], "RuntimeError: "),
+        ("04.3", Untouchable(), "RuntimeError: hands off"),
+        ("04.4", lambda p, q, c: p / (c - 1), "ZeroDivisionError"),
         ("05.1", broken_two, "ZeroDivisionError: division by zero"),
         ("05.2", broken_two, "ZeroDivisionError: division by zero"),
+        ("06.1", lambda U, V, target, step, c: U @ V, "RuntimeError: "),
+        ("06.2", broken_two, "ZeroDivisionError: division by zero"),
+        ("07.1", broken_one, "KeyError"),
+        ("07.2", broken_one, "KeyError"),
     ],
 )
 def test_answer_that_raises(exercise: str, answer: Answer, kind: str, capsys: CapSys) -> None:

@@ -167,7 +167,7 @@ def test_sliding_stops_at_the_kink() -> None:
     assert path.sliding
     assert path.times[:3].tolist() == [0, 0.1, 0.2]
     assert len(path.times) == len(path.states) == len(path.losses) == 4
-    # thirty steps of at most 1e-6 of the span are taken before sliding is diagnosed
+    # a hundred steps of at most 1e-5 of the span are taken before sliding is diagnosed
     assert path.times[-1].item() == pytest.approx(arrival(0.5, 1), abs=1e-4)
     np.testing.assert_allclose(path.states[-1], [0, math.sqrt(0.75)], rtol=0, atol=1e-4)
 
@@ -178,6 +178,19 @@ def test_sliding_raises_by_default_and_changes_nothing() -> None:
     with pytest.raises(RuntimeError, match=r"slides along a kink from t = 0\.\d+ of 2;"):
         integrate_flow(net, pushed_to_the_kink, [0, 2])
     assert unchanged(net, before)
+
+
+def test_a_gentle_kink_is_noticed() -> None:
+    """The smaller the jump of the velocity, the larger are the steps to and fro."""
+    net = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        net.weight.fill_(0.005)
+    path = integrate_flow(
+        net, lambda n: 0.01 * n.weight.abs().sum(), [0, 1], rtol=1e-8, atol=1e-8, on_sliding="stop"
+    )
+    assert path.sliding
+    assert 0.5 < path.times[-1] < 0.51
+    assert path.evaluations < 10_000
 
 
 def test_ending_before_the_kink_is_not_sliding() -> None:

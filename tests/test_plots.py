@@ -17,7 +17,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from balancing import plots
-from balancing.experiments.du2018 import Figure2Config
+from balancing.experiments.du2018 import Figure1Config, Figure2Config, Theorem32Config, rank_one
+from balancing.experiments.du2018 import figure1 as run_figure1
 from balancing.experiments.du2018 import figure2 as run_figure2
 
 INK = "#010203"  # becomes the page's own text colour
@@ -51,13 +52,62 @@ def drift() -> Figure:
     return plots.drift(steps, fitted=[0.04, 0.02])
 
 
+def predicted_drift() -> Figure:
+    changes = pd.Series({0.04: 0.041, 0.02: 0.02})
+    units = {"step 0.04": torch.tensor([0.4, -0.3, 0.1]), "step 0.02": torch.tensor([0.3, -0.2, 0])}
+    return plots.predicted_drift(changes, units, torch.tensor([0.3, -0.25, 0.05]))
+
+
+CURVES = {"gd": pd.Series({0.01: 1e-4, 0.02: 2e-4}), "sgd": pd.Series({0.01: 4e-4, 0.02: 9e-4})}
+KEPT = pd.DataFrame({"seed": [0, 0, 1, 1], "time": [0.0, 2, 0, 2], "kept": [1, 0.7, 1, 0.6]})
+
+
+def entries() -> Figure:
+    times, matrices = torch.linspace(0, 1, 4), torch.linspace(0, 1, 16).view(4, 2, 2)
+    return plots.entries({"linear": (times, 0 * matrices), "ReLU": (times, matrices)})
+
+
+RANK_ONE = rank_one(Theorem32Config(), 20, 0)
+FACTORS = run_figure1(Figure1Config(shape=(6, 5), iterations=20, record_every=5))
+
+
+def escape() -> Figure:
+    growing = torch.linspace(0.1, 1, 8, dtype=torch.float64)[:, None].expand(8, 2)
+    return plots.escape([1.0, 0.5], growing, growing**2, growing - 0.1, [3.0, 5.0])
+
+
+def schedules() -> Figure:
+    runs = {name: FACTORS[FACTORS["objective"] == k] for name, k in (("one", 2), ("other", 3))}
+    times = {name: np.arange(1.0, 20.0) for name in runs}
+    return plots.schedules(runs, times, escape_time=7.0)
+
+
+def rank_one_steps() -> Figure:
+    dim = [20, 20, 200, 200]
+    table = pd.DataFrame({"dim": dim, "iterations": [9, 11, 12, 14], "start": [0.4, 0.2, 0.2, 0.1]})
+    medians = pd.Series([10.0, 13.0], index=[20.0, 200.0])
+    return plots.rank_one_steps(table, medians, (np.array([0.1, 0.4]), np.array([14.0, 9.0])))
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "rescaled": rescaled,
     "hyperbolas": hyperbolas,
     "conserved": conserved,
+    "entries": entries,
+    "unrolled": lambda: plots.unrolled(torch.tensor([[1.0, 2, 0], [0, 1, 2], [0, 0, 1]]), (3, 1)),
+    "shared": lambda: plots.shared(torch.arange(3.0), torch.ones(3), torch.arange(3.0)),
+    "predicted_drift": predicted_drift,
+    "drifts": lambda: plots.drifts({"one": CURVES, "other": {"adam": CURVES["gd"]}}),
+    "kept": lambda: plots.kept({"SGD": KEPT}, {"decay": 0.1}),
     "figure2": lambda: plots.figure2(TABLE),
     "losses": lambda: plots.losses(TABLE),
     "drift": drift,
+    "escape": escape,
+    "figure1": lambda: plots.figure1(FACTORS),
+    "schedules": schedules,
+    "two_stages": lambda: plots.two_stages(RANK_ONE, half_time=60, rate=0.9),
+    "rank_one_steps": rank_one_steps,
+    "signal_ratios": lambda: plots.signal_ratios({"one run": RANK_ONE}),
 }
 
 
@@ -206,6 +256,59 @@ def test_colours_are_legible_on_light_and_dark_pages(colour: str) -> None:
     assert contrast(colour, (0.07, 0.07, 0.07)) >= 3
 
 
+def test_entries_shows_each_entry_once_and_never_below_the_axis() -> None:
+    left, right = entries().axes
+    for axes in (left, right):
+        assert len(axes.get_lines()) == 3  # a symmetric 2 x 2 matrix
+    assert all((drawn.get_ydata() == 1e-17).all() for drawn in left.get_lines())
+    moved = torch.linspace(0, 1, 16).view(4, 2, 2)
+    drawn = [each.get_ydata().tolist() for each in right.get_lines()]
+    for (i, j), values in zip(((0, 0), (0, 1), (1, 1)), drawn, strict=True):
+        assert values == (moved[1:, i, j] - moved[0, i, j]).tolist()
+
+
+def test_unrolled_leaves_zeros_blank() -> None:
+    (axes,) = plots.unrolled(torch.tensor([[1.0, 0], [0, -2]]), (2, 1)).axes
+    (image,) = axes.get_images()
+    assert image.get_array().mask.tolist() == [[False, True], [True, False]]
+    assert len(axes.get_lines()) == 1  # between the two channels out
+
+
+def test_shared_draws_changes() -> None:
+    (axes,) = plots.shared(torch.arange(3.0), torch.full((3,), 7.0), torch.arange(5.0, 8)).axes
+    assert [each.get_ydata().tolist() for each in axes.get_lines()] == [[0, 0, 0], [0, 1, 2]]
+
+
+def test_predicted_drift_is_no_fit() -> None:
+    left, right = predicted_drift().axes
+    norm = float(torch.tensor([0.3, -0.25, 0.05]).norm())
+    np.testing.assert_allclose(left.get_lines()[0].get_ydata(), [0.04 * norm, 0.02 * norm])
+    assert left.get_lines()[1].get_ydata().tolist() == [0.041, 0.02]
+    for points, values in zip(right.collections, ([0.4, -0.3, 0.1], [0.3, -0.2, 0]), strict=True):
+        np.testing.assert_allclose(points.get_offsets()[:, 1], values)
+
+
+def test_drifts_has_a_line_of_slope_one_through_the_first_of_each() -> None:
+    axes = plots.drifts({"one": CURVES}).axes[0]
+    drawn = [line.get_ydata() for line in axes.get_lines()]
+    expected = [[1e-4, 2e-4], [1e-4, 2e-4], [4e-4, 9e-4], [4e-4, 8e-4]]
+    np.testing.assert_allclose(drawn, expected)
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels == ["gd", "sgd", "slope 1"]
+
+
+def test_kept_shows_each_seed_and_the_exponential() -> None:
+    (axes,) = plots.kept({"SGD": KEPT}, {"decay": 0.1}).axes
+    first, second, expected = axes.get_lines()
+    assert first.get_ydata().tolist() == [1, 0.7]
+    assert second.get_ydata().tolist() == [1, 0.6]
+    assert first.get_color() == second.get_color()
+    times = expected.get_xdata()
+    assert (times.min(), times.max()) == (0, 2)
+    np.testing.assert_allclose(expected.get_ydata(), np.exp(-0.2 * times))
+    assert axes.get_legend_handles_labels()[1] == ["SGD", "decay"]
+
+
 def test_figure2_shows_the_table() -> None:
     panels = plots.figure2(TABLE).axes
     assert [title_of(axes) for axes in panels] == [
@@ -220,3 +323,35 @@ def test_figure2_shows_the_table() -> None:
         for drawn, pair in zip(axes.get_lines(), ("12", "23"), strict=False):
             assert drawn.get_ydata().tolist() == run[f"{kind}{pair}"].tolist()
             assert drawn.get_xdata().tolist() == run["iteration"].tolist()
+
+
+def test_figure1_tells_the_objectives_apart_by_dash() -> None:
+    panels = plots.figure1(FACTORS).axes
+    kinds = [
+        (init, kind) for init in ("balanced", "unbalanced") for kind in ("error", "gap", "ratio")
+    ]
+    for axes, (init, kind) in zip(panels, kinds, strict=True):
+        assert title_of(axes).endswith(f"{init}: {kind}")
+        solid, dashed = axes.get_lines()[:2]
+        for drawn, objective in ((solid, 3), (dashed, 2)):
+            run = FACTORS[(FACTORS["init"] == init) & (FACTORS["objective"] == objective)]
+            assert drawn.get_label() == f"objective ({objective})"
+            assert drawn.get_ydata().tolist() == run[kind].tolist()
+        assert solid.get_linestyle() == "-"
+        assert dashed.is_dashed()
+
+
+def test_rate_of_two_stages_ends_on_the_error() -> None:
+    """The thin line is no fit: it has the given rate, and one point in common with the error."""
+    error, line = plots.two_stages(RANK_ONE, half_time=60, rate=0.9).axes[1].get_lines()[:2]
+    assert line.get_ydata()[-1] == error.get_ydata()[-1]
+    assert line.get_xdata().min() >= 60
+    np.testing.assert_allclose(line.get_ydata()[1:] / line.get_ydata()[:-1], 0.9)
+
+
+def test_rank_one_steps_shows_every_run_and_the_medians() -> None:
+    left, right = rank_one_steps().axes
+    for axes in (left, right):
+        shown = np.concatenate([points.get_offsets()[:, 1] for points in axes.collections])
+        assert sorted(shown.tolist()) == [9, 11, 12, 14]
+    assert left.get_lines()[0].get_ydata().tolist() == [10, 13]  # medians of 9, 11 and of 12, 14

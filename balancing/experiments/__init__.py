@@ -37,4 +37,5 @@ EXPERIMENTS = {
     "du2018.figure1": Experiment(du2018.figure1, du2018.Figure1Config()),
     "du2018.theorem31": Experiment(du2018.theorem31, du2018.Theorem31Config()),
     "du2018.theorem32": Experiment(du2018.theorem32, du2018.Theorem32Config()),
+    "du2018.optimizers": Experiment(du2018.optimizers, du2018.OptimizersConfig()),
 }
