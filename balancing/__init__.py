@@ -4,8 +4,10 @@ One object, the rescaling graph of a network (:func:`trace`), and one quantity o
 imbalance of a hidden unit: what flows in minus what flows out (:func:`imbalance`).
 """
 
+from balancing.descent import WeightBalancingDescent
 from balancing.factorization import FactorizationResult, factorize
-from balancing.flows import Trajectory, gradient_flow, integrate_flow
+from balancing.fixes import BalanceResult, balance
+from balancing.flows import gradient_flow, share_velocity, weight_balancing_flow
 from balancing.graph import Edge, Group, NotHomogeneousError, RescalingGraph, Source, trace
 from balancing.invariants import (
     InvariantMonitor,
@@ -16,10 +18,12 @@ from balancing.invariants import (
 from balancing.networks import mlp
 from balancing.norms import imbalance, lpq_norm, shares
 from balancing.rescaling import rescale
+from balancing.trajectories import Trajectory, integrate_flow
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BalanceResult",
     "Edge",
     "FactorizationResult",
     "Group",
@@ -28,6 +32,8 @@ __all__ = [
     "RescalingGraph",
     "Source",
     "Trajectory",
+    "WeightBalancingDescent",
+    "balance",
     "factorize",
     "gradient_flow",
     "imbalance",
@@ -37,7 +43,9 @@ __all__ = [
     "matrix_invariants",
     "mlp",
     "rescale",
+    "share_velocity",
     "shares",
     "trace",
     "unit_invariants",
+    "weight_balancing_flow",
 ]

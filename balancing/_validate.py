@@ -18,3 +18,16 @@ def exponents(p: float, q: float | None) -> tuple[float, float]:
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be finite and above 0, got {value!r}")
     return float(p), float(q)
+
+
+def at_least_zero(name: str, value: float) -> float:
+    """Return an argument as a float.
+
+    Raises:
+        ValueError: it is not a finite number of at least 0; the message names it.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
+    return float(value)

@@ -27,19 +27,29 @@ from torch import Tensor
 
 __all__ = [
     "FigureOutput",
+    "auxiliary",
     "conserved",
+    "convergence",
+    "descent",
+    "diffusion",
     "drift",
     "drifts",
     "entries",
     "escape",
     "figure1",
     "figure2",
+    "hinge",
     "hyperbolas",
     "kept",
     "losses",
+    "modes",
+    "norm_contours",
+    "one_unit",
+    "phases",
     "predicted_drift",
     "rank_one_steps",
     "rescaled",
+    "safe_exponents",
     "schedules",
     "shared",
     "show",
@@ -652,3 +662,262 @@ def signal_ratios(paths: Mapping[str, pd.DataFrame]) -> Figure:
         _line(axes, path["iteration"], path["ratio"], index, label=label)
     axes.set(xscale="linear", yscale="log", xlabel="iteration", ylabel="$|a| / |b|$")
     return _finish(figure, fontsize=9)
+
+
+# --- chapter 08 ----------------------------------------------------------------------------------
+
+
+@_styled
+def one_unit(into: float, out: float, p: float) -> Figure:
+    r"""The norm of one unit's weights, in the logarithm of its factor and in the factor itself.
+
+    Draws :math:`F = \mathrm{into}\, a^p + \mathrm{out}\, a^{-p}` with the minimum and a chord.
+
+    Args:
+        into: sum of the unit's incoming weights, each to the power p; above 0.
+        out: the same of its outgoing weights.
+        p: exponent of the norm.
+    """
+    figure, panels = _axes(2)
+    best = np.log(out / into) / (2 * p)
+    theta = np.linspace(best - 1.4 / p, best + 1.6 / p, 300)
+    ends = best + np.array([0.2, 1.5]) / p
+
+    def norm(theta: Any) -> Any:
+        return into * np.exp(p * theta) + out * np.exp(-p * theta)
+
+    scales: tuple[Callable[[Any], Any], ...] = (np.asarray, np.exp)
+    for axes, scale in zip(panels, scales, strict=True):
+        x = scale(theta)
+        _line(axes, x, norm(theta), 0, label="$F$")
+        _line(axes, x, into * np.exp(p * theta), 1, label="incoming", linewidth=1.3)
+        _line(axes, x, out * np.exp(-p * theta), 2, label="outgoing", linewidth=1.3)
+        axes.plot(scale(ends), norm(ends), "-s", color=_INK, linewidth=1, markersize=4)
+        axes.plot(scale(best), norm(best), "o", color=COLOURS[0], markersize=7)
+        axes.sharey(panels[0])
+    panels[0].set_ylim(0, None)
+    panels[0].set(xlabel=r"$\theta = \log a$", ylabel="$F$", title="Over the logarithm: convex")
+    panels[1].set(xlabel="$a$", title="Over the factor: not convex")
+    return _finish(figure, legend=panels[1], loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+@_styled
+def norm_contours(
+    theta: Tensor, surfaces: Mapping[str, tuple[Tensor, Tensor]], *, levels: Sequence[float]
+) -> Figure:
+    """The norm over the logarithms of two factors, with a path to its minimum; a panel each.
+
+    Args:
+        theta: grid for both logarithms, shape (n,).
+        surfaces: title -> norm divided by the smallest norm, shape (n, n), entry [i, j] at
+            (theta[i], theta[j]); and points of a path that ends in the minimum, shape (k, 2).
+        levels: ratios to draw.
+    """
+    figure, panels = _axes(len(surfaces), height=3.1)
+    for axes, (title, (ratio, path)) in zip(panels, surfaces.items(), strict=True):
+        drawn = axes.contour(
+            theta, theta, ratio.T, levels=list(levels), colors=_INK, linewidths=0.8, alpha=0.6
+        )
+        for text in axes.clabel(drawn, fmt="%g", fontsize=7.5):
+            text.set(color=_INK, alpha=1)
+        _line(axes, path[:, 0], path[:, 1], 1, marker="o", markersize=3, linewidth=1.2)
+        axes.plot(*path[-1], "*", color=COLOURS[0], markersize=9, zorder=3)
+        axes.set(xlabel=r"$\theta_1$", title=title, aspect="equal")
+        axes.sharey(panels[0])
+    panels[0].set_ylabel(r"$\theta_2$")
+    return _finish(figure)
+
+
+@_styled
+def hinge(paths: Mapping[str, Tensor], *, extent: float = 2.6) -> Figure:
+    """Orbits and the curves of gradient flow for a network with two weights u and v.
+
+    Args:
+        paths: label -> points (u, v) of a path, shape (n, 2); the first point is marked.
+        extent: both axes run from -extent/4 to extent.
+    """
+    figure, (axes,) = _axes(height=3.8)
+    u, v = np.meshgrid(*[np.linspace(-extent / 4, extent, 200)] * 2)
+    thin: Any = {"colors": _INK, "linewidths": 0.7, "alpha": 0.4}
+    products = np.array([-0.05, 0.05, 1 / extent**2, 0.3, 0.5]) * extent**2
+    axes.contour(u, v, u * v, levels=products, linestyles="solid", **thin)
+    differences = np.linspace(-0.9, 0.9, 10) * extent**2  # without 0, the balanced lines
+    axes.contour(u, v, u * u - v * v, levels=differences, linestyles="dotted", **thin)
+    ends = np.array([-extent / 4, extent])
+    axes.plot(ends, ends, color=_INK, linewidth=1.2, label="balanced: $|u| = |v|$")
+    axes.plot(-ends, ends, color=_INK, linewidth=1.2)
+    for index, (label, points) in enumerate(paths.items()):
+        _line(axes, points[:, 0], points[:, 1], index, label=label)
+        axes.plot(*points[0], "o", color=COLOURS[index], markersize=6)
+    axes.set(xlabel="$u$", ylabel="$v$", aspect="equal", xlim=ends, ylim=ends)
+    return _finish(figure, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+# --- chapter 09 ----------------------------------------------------------------------------------
+
+
+@_styled
+def auxiliary(
+    theta: np.ndarray, norm: np.ndarray, bounds: Sequence[tuple[float, float, np.ndarray]]
+) -> Figure:
+    """A function and auxiliary functions above it, each of which leads to the next.
+
+    Args:
+        theta: grid, shape (n,).
+        norm: the function on the grid, shape (n,).
+        bounds: where the auxiliary function touches, where it is smallest, and its values on the
+            grid, shape (n,).
+    """
+    figure, (axes,) = _axes(height=3.2)
+    _line(axes, theta, norm, 0, label="$F$")
+    for index, (touch, best, height) in enumerate(bounds, start=1):
+        start = "$0$" if index == 1 else rf"$\theta^{{({index - 1})}}$"
+        _line(axes, theta, height, index, label=f"$G$ that touches at {start}", linewidth=1.3)
+        axes.plot(touch, np.interp(touch, theta, norm), "o", color=COLOURS[0], markersize=7)
+        axes.plot(best, np.interp(best, theta, height), "s", color=COLOURS[index], markersize=6)
+    floor = float(norm.min())
+    axes.set(xlabel=r"$\theta = \log a$", ylabel="$F$, $G$", ylim=(0.8 * floor, 3.2 * floor))
+    return _finish(figure, loc="upper center")
+
+
+@_styled
+def descent(excess: Mapping[str, Tensor]) -> Figure:
+    """How far a norm is above its minimum, after each update.
+
+    Args:
+        excess: label -> norm over its minimum less 1, after 0, 1, ... updates; up to four.
+    """
+    figure, (axes,) = _axes()
+    for index, (label, values) in enumerate(excess.items()):
+        _line(axes, range(len(values)), values, index, label=label)
+    axes.set(xlabel="update", ylabel="norm / smallest norm - 1", yscale="log")
+    return _finish(figure)
+
+
+@_styled
+def safe_exponents(ratios: np.ndarray, exponents: np.ndarray, risen: np.ndarray) -> Figure:
+    """Which exponents of a multiplicative update were seen to raise a norm.
+
+    Args:
+        ratios: q / p, shape (n,).
+        exponents: p times the exponent, shape (m,).
+        risen: whether a norm rose, shape (m, n).
+    """
+    figure, (axes,) = _axes(height=3.9)
+    x, y = np.meshgrid(ratios, exponents)
+    axes.plot(x[~risen], y[~risen], ".", color=_INK, alpha=0.45, markersize=5)
+    axes.plot(x[risen], y[risen], "x", color=_INK, alpha=0.6, markersize=5)
+    fine = np.geomspace(ratios.min(), ratios.max(), 200)
+    rules = {
+        r"$1/\max(p, 2q)$": 1 / np.maximum(1, 2 * fine),
+        r"Algorithm 1: $1/(4\,\max(p, q))$": 1 / (4 * np.maximum(1, fine)),
+        r"$1/(4\,\min(p, q))$": 1 / (4 * np.minimum(1, fine)),
+        r"$1/\max(p, q)$": 1 / np.maximum(1, fine),
+    }
+    for index, (label, rule) in enumerate(rules.items()):
+        _line(axes, fine, rule, index, label=label, linewidth=2.6 if index == 0 else 1.8)
+    axes.set(xlabel="$q / p$", ylabel=r"$p$ times exponent $\epsilon$")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(
+            lambda value, _: f"{value:g}" if value >= 1 else f"1/{1 / value:g}"
+        )
+    axes.grid(visible=False)
+    return _finish(figure, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+
+
+# --- chapter 10 ----------------------------------------------------------------------------------
+
+
+@_styled
+def convergence(table: pd.DataFrame) -> Figure:
+    """Figure 2 of Saul 2023: the norm over its initial value against the number of updates.
+
+    Args:
+        table: a run of :func:`balancing.experiments.saul2023.figure2` with one seed.
+    """
+    panels = table.groupby(["p", "q"], sort=False)
+    figure, every = _axes(4, -(-len(panels) // 4), height=2.3)
+    for axes, ((p, q), panel) in zip(every, panels, strict=False):
+        for index, (name, run) in enumerate(panel.groupby("network", sort=False)):
+            label = f"{str(name).count('-') - 1} hidden layers"
+            _line(axes, run["update"], run["ratio"], index, label=label)
+        axes.set(title=f"$({p:g}, {q:g})$", xlabel="update", ylim=(0, 1.03))
+        axes.sharey(every[0])
+        axes.tick_params(labelleft=axes in every[::4])
+    for axes in every[::4]:
+        axes.set_ylabel(r"$\|W\|_{p,q} \,/\, \|W_0\|_{p,q}$")
+    for axes in every[len(panels) :]:
+        axes.remove()
+    lines = every[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    return figure
+
+
+@_styled
+def diffusion(measured: Mapping[int, np.ndarray], model: Mapping[int, np.ndarray]) -> Figure:
+    """Sums of the shares of each layer after some updates, measured and from the heat equation.
+
+    Args:
+        measured: number of updates -> one value a layer; up to four.
+        model: the same from the heat equation.
+    """
+    figure, (axes,) = _axes(height=3.2)
+    for index, (updates, sums) in enumerate(measured.items()):
+        layers = range(1, len(sums) + 1)
+        _line(axes, layers, sums, index, label=f"{updates} updates")
+        axes.plot(layers, model[updates], "x", color=_INK, markersize=6)
+    axes.plot([], [], "x", color=_INK, markersize=6, label="heat equation")
+    axes.set(xlabel="layer $h$", ylabel="layer sum / geometric mean", yscale="log")
+    return _finish(figure, loc="lower left")
+
+
+@_styled
+def modes(
+    vectors: Tensor,
+    sizes: Sequence[int],
+    spectra: Mapping[str, Tensor],
+    expected: Mapping[str, np.ndarray],
+) -> Figure:
+    """Slow eigenvectors of an update over the hidden units, and eigenvalues for several norms.
+
+    Args:
+        vectors: eigenvectors in columns, the slowest first, shape (units, up to 3); units in the
+            order of their layers.
+        sizes: number of units of each layer.
+        spectra: label -> eigenvalues.
+        expected: label -> rates that should be among the eigenvalues.
+    """
+    figure, (left, right) = _axes(2)
+    for index, (name, vector) in enumerate(
+        zip(("first", "second", "third"), vectors.T, strict=False)
+    ):
+        scaled = vector / vector.abs().max() * vector[0].sign()  # its sign means nothing
+        _line(left, range(len(vector)), scaled, index, label=name, linewidth=1.4)
+    for border in np.cumsum(sizes)[:-1]:
+        left.axvline(float(border) - 0.5, color=_INK, alpha=0.35, linewidth=0.8)
+    left.set(xlabel="hidden unit", title="Slowest eigenvectors", ylim=(-1.1, 1.1))
+    left.grid(visible=False)
+    for row, (label, values) in enumerate(spectra.items()):
+        height = np.full(len(values), -row)
+        right.plot(values, height, "|", color=COLOURS[row], markersize=13, alpha=0.6)
+        rates = expected[label]
+        right.plot(
+            rates, np.full(len(rates), -row), "o", color=_INK, markersize=7, fillstyle="none"
+        )
+    right.set(
+        xlabel="eigenvalue", title="All eigenvalues", xlim=(0, 1.02), ylim=(0.5 - row - 1, 0.5)
+    )
+    right.set_yticks([-row for row in range(len(spectra))], list(spectra))
+    return _finish(figure, legend=left, loc="lower left", bbox_to_anchor=(0, -0.45), ncols=3)
+
+
+@_styled
+def phases(means: Sequence[float], rests: Sequence[float]) -> Figure:
+    """Errors of the factors after each update: of the layers' means, and within the layers."""
+    figure, (axes,) = _axes()
+    _line(axes, range(len(means)), means, 0, label="mean of a layer")
+    _line(axes, range(len(rests)), rests, 1, label="unit from the mean of its layer")
+    axes.set(xlabel="update", ylabel="largest error of $\\theta$", yscale="log", ylim=(1e-11, 10))
+    return _finish(figure)

@@ -1,6 +1,7 @@
 """The checks of the exercises: right answers, wrong ones with their hints, and broken ones."""
 
 import math
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -93,6 +94,66 @@ def restoring(p: float, q: float, c: float) -> float:
 
 
 TRICKS = {"step size schedule", "dropout", "clip the gradient's norm", "label smoothing"}
+
+
+def sums(net: nn.Sequential, p: float) -> tuple[Tensor, Tensor]:
+    into, out = (layer.weight.detach().abs() ** p for layer in (net.linear1, net.linear2))
+    return into.sum(1), out.sum(0)
+
+
+def balancing_factors(
+    exponent: Callable[[float], float], order: Callable[[float], float] = lambda p: p
+) -> Callable[[nn.Sequential, float], dict[str, Tensor]]:
+    """(out / in)^exponent(p), with sums of weights to the power order(p)."""
+
+    def answer(net: nn.Sequential, p: float) -> dict[str, Tensor]:
+        into, out = sums(net, order(p))
+        return {"linear1": (out / into) ** exponent(p)}
+
+    return answer
+
+
+def product_sum(net: nn.Sequential) -> Tensor:
+    into, out = sums(net, 2)
+    return (into * out).sqrt().sum()
+
+
+def powers(
+    exponent: Callable[[float, float], float],
+) -> Callable[[Tensor, Tensor, float, float], Tensor]:
+    """(out / in)^exponent(p, q), and 1 for units that lack one of the two."""
+
+    def answer(into: Tensor, out: Tensor, p: float, q: float) -> Tensor:
+        return torch.where((into > 0) & (out > 0), (out / into) ** exponent(p, q), 1.0)
+
+    return answer
+
+
+def multiplier(q: float, exponent: float, k: float, n: int) -> float:
+    return 1 - 2 * q * exponent * (1 - math.cos(math.pi * k / n))
+
+
+def mode_rate(q: float, n: int, exponent: float) -> float:
+    return max(abs(multiplier(q, exponent, k, n)) for k in range(1, n))
+
+
+def mean_ratio(
+    layer_sum: Callable[[float, float, float, float], float], root: bool = True
+) -> Callable[[tuple[int, ...], float, float], float]:
+    """Geometric over arithmetic mean of layer_sum(n, fan-in, p, q)."""
+
+    def answer(widths: tuple[int, ...], p: float, q: float) -> float:
+        sums = [layer_sum(n, k, p, q) for n, k in zip(widths[1:], widths, strict=False)]
+        ratio = statistics.geometric_mean(sums) / statistics.fmean(sums)
+        return float(ratio ** (1 / q)) if root else ratio
+
+    return answer
+
+
+def layer_sum(n: float, k: float, p: float, q: float) -> float:
+    return float(n * k ** (q / p - q / 2))
+
+
 HOMOGENEOUS = {"relu", "leaky_relu", "abs", "maximum of 2z and z"}
 ROOT = 0.5 * 13**0.5  # u^2 = (3 + sqrt(13)) / 2 solves u^2 - 1 / u^2 = 3
 U = (1.5 + ROOT) ** 0.5
@@ -117,6 +178,27 @@ SOLUTIONS: dict[str, list[Answer]] = {
     "06.2": [balanced_factors, turned_factors],
     "07.1": [lambda c: max(1 - c, abs(1 - 2 * c)), lambda c: 1 - c if c < 2 / 3 else 2 * c - 1],
     "07.2": [steps_per_decade],
+    "08.1": [
+        balancing_factors(lambda p: 1 / (2 * p)),
+        lambda net, p: {
+            "linear1": balancing_factors(lambda p: 0.5 / p)(net, p)["linear1"].tolist()
+        },
+    ],
+    "08.2": [
+        lambda net: (2 * product_sum(net)) ** 0.5,
+        lambda net: float(2 * product_sum(net)) ** 0.5,
+    ],
+    "09.1": [
+        powers(lambda p, q: 1 / (4 * max(p, q))),
+        lambda i, o, p, q: powers(lambda p, q: 1 / (4 * max(p, q)))(i, o, p, q).tolist(),
+    ],
+    "09.2": [
+        [torch.tensor([[0.9]]), torch.tensor([[1.2]]), torch.tensor([[0.9]])],
+        ([[-1.1]], [[0.8]], [[1.1]]),
+        [[[0.9], [0.9]], [[1.2, 0], [0, 1.2]], [[0.9, 0.9]]],
+    ],
+    "10.1": [mode_rate, lambda q, n, e: torch.tensor(mode_rate(q, n, e)).double()],
+    "10.2": [mean_ratio(layer_sum)],
 }
 
 
@@ -317,6 +399,88 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda c: 9.5, "For c = 0.05 it takes 23.60 more steps, not 9.50."),
         (lambda c: "many", "The number of steps for c = 0.05 should be a number; it is 'many'."),
     ],
+    "08.1": [
+        (
+            balancing_factors(lambda p: 1 / p),
+            "For p = 3 the units are not balanced. That exchanges",
+        ),
+        (balancing_factors(lambda p: -1 / (2 * p)), "It is the other way round"),
+        (balancing_factors(lambda p: 1 / (4 * p)), "The exponent is too small by half"),
+        (balancing_factors(lambda p: 1 / (2 * p**2)), "These norms are roots already"),
+        (balancing_factors(lambda p: 1 / 4, lambda p: 2), "That is right for p = 2 only."),
+        (balancing_factors(lambda p: 1 / 4), "The exponent 1/4 is for p = 2"),
+        (balancing_factors(lambda p: 1 / 6), "For p = 1 the units are not balanced. Minimize"),
+        (lambda net, p: {"linear1": 1.0}, "For p = 3 the units are not balanced. Minimize"),
+        (lambda net, p: torch.ones(6), "A dictionary with the one key 'linear1' is asked for."),
+        (lambda net, p: {"linear2": 1.0}, "A dictionary with the one key 'linear1' is asked for."),
+        (lambda net: {}, "The function takes 1 arguments; it should take 2."),
+        (1.0, "A function is asked for; this is float."),
+    ],
+    "08.2": [
+        (lambda net: 2 * product_sum(net), "That is the squared norm: take the root."),
+        (lambda net: product_sum(net) ** 0.5, "a factor 2 is missing"),
+        (product_sum, "Both sides of a balanced unit count, and the norm is a root."),
+        (
+            lambda net: (4 * sums(net, 2)[0].sum() * sums(net, 2)[1].sum()) ** 0.25,
+            "That is the smallest with one factor for the layer",
+        ),
+        (
+            lambda net: sum(w.square().sum() for w in net.parameters()).sqrt(),
+            "That is the norm before any rescaling.",
+        ),
+        (lambda net: 0.1, "0.1 is smaller than the smallest norm of this network"),
+        (lambda net: 100, "100 is larger than the smallest norm of this network"),
+        (lambda net: "n", "The answer should be a number; it is 'n'."),
+        (3.0, "A function is asked for; this is float."),
+    ],
+    "09.1": [
+        (powers(lambda p, q: -1 / (4 * max(p, q))), "For p = 1, q = 3 the factors are not right."),
+        (powers(lambda p, q: -1 / (4 * max(p, q))), "It is the other way round: out / in."),
+        (powers(lambda p, q: 1 / (4 * p)), "For p = 1, q = 3 the factors are not right. There 1"),
+        (powers(lambda p, q: 1 / (4 * q)), "For p = 3, q = 1 the factors are not right. There 1"),
+        (powers(lambda p, q: 1 / (4 * min(p, q))), "the larger of p and q counts"),
+        (powers(lambda p, q: 1 / (2 * max(p, q))), "A safe exponent, but not Algorithm 1's"),
+        (powers(lambda p, q: 1 / max(p, q)), "The exponent is 1 / (4 max(p, q))."),
+        (powers(lambda p, q: 1), "The ratio has an exponent."),
+        (powers(lambda p, q: 0.3), "They are powers of out / in."),
+        (
+            lambda into, out, p, q: (out / into) ** (1 / (4 * max(p, q))),
+            "The unit without outgoing weights gets the factor 0, not 1.",
+        ),
+        (lambda into, out, p, q: torch.ones(5), "6 factors are asked for, one a unit"),
+        (lambda into, out: into, "The function takes 2 arguments; it should take 4."),
+        (torch.ones(6), "A function is asked for; this is Tensor."),
+    ],
+    "09.2": [
+        ([[[1.0]], [[1.1]]], "With one hidden layer no two hidden units share a weight"),
+        ([[[2.0]], [[2.0]], [[2.0]]], "This network is balanced: an update changes nothing."),
+        ([[[1.0]], [[1.1]], [[1.2]]], "Start near balance, with neighbours that want to move"),
+        ([[[1.0]], [[0.0]], [[1.2]]], "a nonzero incoming and a nonzero outgoing weight"),
+        ([[[1.0]], [[1.0, 2.0]], [[1.2]]], "The matrices do not fit"),
+        ([[[1.0]]], "A list of at least two matrices is asked for"),
+        ([[1.0], [2.0], [3.0]], "each of shape (units, inputs)"),
+        (3.0, "A list of weight matrices is asked for."),
+        (["a", "b"], "A list of weight matrices is asked for."),
+    ],
+    "10.1": [
+        (lambda q, n, e: multiplier(q, e, 1, n), "That is the first mode."),
+        (lambda q, n, e: abs(multiplier(q, e, n - 1, n)), "That is the last mode"),
+        (lambda q, n, e: multiplier(q, e, 1, n - 1), "N counts layers of weights"),
+        (lambda q, n, e: (1 + math.cos(math.pi / n)) / 2, "That is the rate of Algorithm 1"),
+        (lambda q, n, e: -mode_rate(q, n, e), "The sign does not matter"),
+        (lambda q, n, e: 0.5, "For q = 2, N = 7 and exponent 0.125 the rate is 0.9505, not 0.5."),
+        (lambda q, n: 0.5, "The function takes 2 arguments; it should take 3."),
+        (lambda q, n, e: "r", "The answer should be a number; it is 'r'."),
+    ],
+    "10.2": [
+        (mean_ratio(layer_sum, root=False), "That is the ratio of F: take the root"),
+        (mean_ratio(lambda n, k, p, q: n), "The fan-in matters for this pair"),
+        (mean_ratio(lambda n, k, p, q: n * k ** (q / p)), "The variance falls with the fan-in."),
+        (mean_ratio(lambda n, k, p, q: n * k), "That counts the weights"),
+        (lambda n, p, q: 1 / mean_ratio(layer_sum)(n, p, q), "yours is upside down"),
+        (lambda widths, p, q: 0.9, "Estimate the sum of the shares of each layer"),
+        (lambda widths: 0.9, "The function takes 1 arguments; it should take 3."),
+    ],
 }
 
 
@@ -373,17 +537,23 @@ def test_no_answer_yet(exercise: str, answer: Answer, capsys: CapSys) -> None:
         ("06.2", 2),
         ("07.1", 1),
         ("07.2", 1),
+        ("08.1", 2),
+        ("08.2", 1),
+        ("09.1", 4),
+        ("10.1", 3),
+        ("10.2", 3),
     ],
 )
 def test_function_without_a_result_is_no_answer_yet(
     exercise: str, arity: int, result: object, capsys: CapSys
 ) -> None:
     answers: dict[int, Answer] = {
-        1: lambda _: result,
-        2: lambda _, __: result,
-        3: lambda p, q, c: result,
-        5: lambda U, V, target, step, penalty: result,
-        6: lambda w, v, grad_w, grad_v, step, decay: result,
+        1: lambda a: result,
+        2: lambda a, b: result,
+        3: lambda a, b, c: result,
+        4: lambda a, b, c, d: result,
+        5: lambda a, b, c, d, e: result,
+        6: lambda a, b, c, d, e, f: result,
     }
     answer = answers[arity]
     assert f"{exercise}: no answer yet. " in printed(exercise, answer, capsys)
@@ -422,6 +592,10 @@ class Untouchable:
         ("06.2", broken_two, "ZeroDivisionError: division by zero"),
         ("07.1", broken_one, "KeyError"),
         ("07.2", broken_one, "KeyError"),
+        ("08.1", broken_two, "ZeroDivisionError: division by zero"),
+        ("08.1", lambda net, p: {"linear1": [1, 2]}, "ValueError: factors of group 'linear1'"),
+        ("08.2", broken_one, "KeyError"),
+        ("09.2", Untouchable(), "RuntimeError: hands off"),
     ],
 )
 def test_answer_that_raises(exercise: str, answer: Answer, kind: str, capsys: CapSys) -> None:

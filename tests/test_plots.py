@@ -20,10 +20,18 @@ from balancing import plots
 from balancing.experiments.du2018 import Figure1Config, Figure2Config, Theorem32Config, rank_one
 from balancing.experiments.du2018 import figure1 as run_figure1
 from balancing.experiments.du2018 import figure2 as run_figure2
+from balancing.experiments.saul2023 import Figure2Config as SaulConfig
+from balancing.experiments.saul2023 import figure2 as run_saul_figure2
 
 INK = "#010203"  # becomes the page's own text colour
 SVG = "application/vnd.balancing.figure+svg"
 TABLE = run_figure2(Figure2Config(iterations=20, samples=20, widths=(20, 10, 8, 5), record_every=1))
+
+UPDATES = run_saul_figure2(
+    SaulConfig(networks=((3, 4, 2), (3, 4, 4, 2)), panels=((1, 1), (2, 1)), updates=5, seeds=1)
+)
+RISEN = np.array([0.5, 2.0]), np.array([0.25, 1.0]), np.array([[False, False], [False, True]])
+PROFILES = {0: np.array([2, 0.5]), 5: np.ones(2)}, {0: np.array([2, 0.5]), 5: np.array([1.1, 0.9])}
 
 
 def line(scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,6 +97,31 @@ def rank_one_steps() -> Figure:
     return plots.rank_one_steps(table, medians, (np.array([0.1, 0.4]), np.array([14.0, 9.0])))
 
 
+def norm_contours() -> Figure:
+    theta = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    ratio = 1 + theta[:, None] ** 2 + 2 * theta**2
+    path = torch.tensor([[-0.5, 0.5], [0, 0.5], [0, 0]])
+    surfaces = {"first": (ratio, path), "second": (ratio.T, path.flip(1))}
+    return plots.norm_contours(theta, surfaces, levels=[1.1, 1.5, 2])
+
+
+def auxiliary() -> Figure:
+    theta = np.linspace(-1, 1, 41)
+    height = 1 + (theta - 0.5) ** 2
+    return plots.auxiliary(theta, height, [(0.0, 0.25, height + theta**2)])
+
+
+def modes() -> Figure:
+    vectors = -torch.eye(4, dtype=torch.float64)[:, :2] - 1
+    values = torch.linspace(0.2, 0.8, 4)
+    return plots.modes(vectors, [2, 2], {"$(2, 2)$": values}, {"$(2, 2)$": np.array([0.2])})
+
+
+def hinge() -> Figure:
+    x, y = line()
+    return plots.hinge({"flow": torch.stack([x, y], 1), "fix": torch.stack([y, x], 1)})
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "rescaled": rescaled,
     "hyperbolas": hyperbolas,
@@ -108,6 +141,16 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "two_stages": lambda: plots.two_stages(RANK_ONE, half_time=60, rate=0.9),
     "rank_one_steps": rank_one_steps,
     "signal_ratios": lambda: plots.signal_ratios({"one run": RANK_ONE}),
+    "one_unit": lambda: plots.one_unit(1.0, 4.0, 0.5),
+    "norm_contours": norm_contours,
+    "hinge": hinge,
+    "auxiliary": auxiliary,
+    "descent": lambda: plots.descent({"$(2, 2)$": line()[0].exp(), "$(1, 1)$": line(2)[0].exp()}),
+    "safe_exponents": lambda: plots.safe_exponents(*RISEN),
+    "convergence": lambda: plots.convergence(UPDATES),
+    "diffusion": lambda: plots.diffusion(*PROFILES),
+    "modes": modes,
+    "phases": lambda: plots.phases([1, 0.5, 0.25], [2, 0.2, 0.02]),
 }
 
 
@@ -355,3 +398,76 @@ def test_rank_one_steps_shows_every_run_and_the_medians() -> None:
         shown = np.concatenate([points.get_offsets()[:, 1] for points in axes.collections])
         assert sorted(shown.tolist()) == [9, 11, 12, 14]
     assert left.get_lines()[0].get_ydata().tolist() == [10, 13]  # medians of 9, 11 and of 12, 14
+
+
+def test_one_unit_marks_the_crossing_and_draws_a_chord_on_either_side() -> None:
+    into, out, p = 1.0, 4.0, 0.5
+    for axes, below in zip(plots.one_unit(into, out, p).axes, (False, True), strict=True):
+        total, rising, falling, chord, dot = axes.get_lines()
+        x, y = (np.asarray(each) for each in total.get_data())
+        np.testing.assert_allclose(y, np.asarray(rising.get_ydata()) + falling.get_ydata())
+        # at the minimum both terms are sqrt(in out)
+        assert dot.get_ydata()[0] == pytest.approx(2 * (into * out) ** 0.5)
+        assert dot.get_ydata()[0] <= y.min() + 1e-12
+        ends, heights = (np.asarray(each) for each in chord.get_data())
+        np.testing.assert_allclose(np.interp(ends, x, y), heights, rtol=1e-3)
+        middle = np.interp(ends.mean(), x, y)
+        assert (heights.mean() < middle) == below
+
+
+def test_contours_have_the_first_factor_on_the_horizontal_axis() -> None:
+    first, second = norm_contours().axes
+    # theta_1^2 + 2 theta_2^2 reaches farther along theta_1; in the second panel it is exchanged
+    for axes, wide in ((first, True), (second, False)):
+        points = np.concatenate([p.vertices for p in axes.collections[0].get_paths()[:1]])
+        width, height = np.ptp(points, axis=0)
+        assert (width > height) == wide
+        *_, path, star = axes.get_lines()
+        assert star.get_xydata()[0].tolist() == path.get_xydata()[-1].tolist() == [0, 0]
+
+
+def test_auxiliary_marks_where_it_touches_and_where_it_is_smallest() -> None:
+    (axes,) = auxiliary().axes
+    norm, bound, dot, square = axes.get_lines()
+    x, f = (np.asarray(each) for each in norm.get_data())
+    g = np.asarray(bound.get_ydata())
+    assert dot.get_xydata()[0].tolist() == [0, f[20]] == [0, g[20]]
+    assert square.get_xydata()[0].tolist() == [0.25, g.min()]
+    assert x[g.argmin()] == pytest.approx(0.25)
+
+
+def test_safe_exponents_puts_exponents_on_the_vertical_axis() -> None:
+    (axes,) = plots.safe_exponents(*RISEN).axes
+    dots, crosses, limit, *_ = axes.get_lines()
+    assert crosses.get_xydata().tolist() == [[2, 1]]
+    assert sorted(dots.get_xydata().tolist()) == [[0.5, 0.25], [0.5, 1], [2, 0.25]]
+    # 1 / max(p, 2 q) for p = 1 and the ratios at both ends
+    assert limit.get_ydata()[[0, -1]].tolist() == [1, 0.25]
+
+
+def test_convergence_has_a_panel_for_each_pair_and_a_line_for_each_network() -> None:
+    figure = plots.convergence(UPDATES)
+    assert [title_of(axes) for axes in figure.axes] == ["$(1, 1)$", "$(2, 1)$"]
+    for axes, p in zip(figure.axes, (1, 2), strict=True):
+        for drawn, name in zip(axes.get_lines(), ("3-4-2", "3-4-4-2"), strict=True):
+            run = UPDATES[(UPDATES["p"] == p) & (UPDATES["network"] == name)]
+            assert drawn.get_xdata().tolist() == list(range(6))
+            assert drawn.get_ydata().tolist() == run["ratio"].tolist()
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["1 hidden layers", "2 hidden layers"]
+
+
+def test_diffusion_sets_the_model_beside_the_measurement() -> None:
+    (axes,) = plots.diffusion(*PROFILES).axes
+    drawn = [each.get_ydata().tolist() for each in axes.get_lines()[:4]]
+    assert drawn == [[2, 0.5], [2, 0.5], [1, 1], [1.1, 0.9]]
+    assert axes.get_lines()[0].get_xdata().tolist() == [1, 2]
+
+
+def test_modes_start_above_zero_and_separate_layers() -> None:
+    left, right = modes().axes
+    first, second, border = left.get_lines()
+    assert first.get_ydata().tolist() == [1, 0.5, 0.5, 0.5]
+    assert second.get_ydata().tolist() == [0.5, 1, 0.5, 0.5]
+    assert border.get_xdata() == [1.5, 1.5]
+    assert len(right.get_lines()[0].get_xdata()) == 4

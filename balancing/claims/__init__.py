@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from balancing.claims import du2018, du2018_optimizers, du2018_runs
+from balancing.claims import du2018, du2018_optimizers, du2018_runs, saul2023, saul2023_flows
 from balancing.claims.claim import Claim
 from balancing.experiments._settings import bar
 
@@ -25,7 +25,8 @@ __all__ = ["LEDGER", "LEDGERS", "Claim", "evaluate", "to_markdown"]
 
 #: The claims of each paper and those of ours that belong to it.
 LEDGERS: dict[str, tuple[Claim, ...]] = {
-    "du2018": du2018.CLAIMS + du2018_runs.CLAIMS + du2018_optimizers.CLAIMS
+    "du2018": du2018.CLAIMS + du2018_runs.CLAIMS + du2018_optimizers.CLAIMS,
+    "saul2023": saul2023.CLAIMS + saul2023_flows.CLAIMS,
 }
 LEDGER: tuple[Claim, ...] = tuple(claim for claims in LEDGERS.values() for claim in claims)
 

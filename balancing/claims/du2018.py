@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from balancing.claims.claim import Claim
 from balancing.conservation import invariant_gradients, reachable_directions
-from balancing.flows import Trajectory, integrate_flow
 from balancing.invariants import layer_invariants, matrix_invariants, unit_invariants
 from balancing.networks import mlp
 from balancing.norms import shares
 from balancing.rescaling import rescale
+from balancing.trajectories import Trajectory, integrate_flow
 
 DU = "Du, Hu and Lee 2018"
 SEEDS = range(3)

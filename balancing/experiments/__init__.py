@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from balancing.experiments import du2018
+from balancing.experiments import du2018, pairing, saul2023
 
-__all__ = ["EXPERIMENTS", "Experiment", "du2018"]
+__all__ = ["EXPERIMENTS", "Experiment", "du2018", "pairing", "saul2023"]
 
 
 @dataclass(frozen=True)
@@ -38,4 +38,6 @@ EXPERIMENTS = {
     "du2018.theorem31": Experiment(du2018.theorem31, du2018.Theorem31Config()),
     "du2018.theorem32": Experiment(du2018.theorem32, du2018.Theorem32Config()),
     "du2018.optimizers": Experiment(du2018.optimizers, du2018.OptimizersConfig()),
+    "saul2023.figure2": Experiment(saul2023.figure2, saul2023.Figure2Config()),
+    "saul2023.pairing": Experiment(pairing.pairing, pairing.PairingConfig()),
 }

@@ -1,0 +1,223 @@
+r"""The norm on the orbit of a network: as a function of the logarithms of the factors.
+
+.. math::
+
+   F(\theta) = \sum_i \Big( \sum_j |W_{ij}|^p \, e^{p(\theta_i - \theta_j)} \Big)^{q/p},
+   \qquad \theta = \log a .
+
+The weights enter through :math:`|W|^p` alone, which is computed once, in float64. Each value of F,
+with the shares into and out of every unit, then takes two products of a matrix and a vector for
+each layer. Factors and sums are kept as logarithms, so that no power of them overflows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from balancing.graph import Edge, RescalingGraph
+
+__all__ = ["Orbit", "Point"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One choice of factors, with the norm and the shares there.
+
+    Attributes:
+        theta: log a, shape (units,) as in :class:`Orbit`.
+        log_in: logarithm of the sum of each unit's incoming shares.
+        log_out: the same of its outgoing shares.
+        norm: the norm itself, not its power F.
+        max_imbalance: largest |in - out| / (in + out) of a live unit; 0 if there is none.
+    """
+
+    theta: Tensor
+    log_in: Tensor
+    log_out: Tensor
+    norm: float
+    max_imbalance: float
+
+
+class Orbit:
+    """F for one network and one pair of exponents.
+
+    All units lie in one vector. Its first entry stands for every unit that keeps factor 1, inputs
+    and outputs alike; the hidden groups follow.
+
+    Attributes:
+        slots: hidden group name -> where its units lie in the vector.
+        live: whether a unit lies on a path of nonzero weights from an input to an output; False
+            for the first entry. Where all units are, F is strictly convex and has a minimizer.
+        size: length of the vector.
+    """
+
+    def __init__(self, graph: RescalingGraph, p: float, q: float) -> None:
+        self.p, self.q = p, q
+        self.slots: dict[str, slice] = {}
+        self.size = 1
+        for name, group in graph.hidden.items():
+            self.slots[name] = slice(self.size, self.size + group.size)
+            self.size += group.size
+        self.device = next((graph.weight(e).device for e in graph.edges), torch.device("cpu"))
+        self.layers = [_Layer(graph, edge, p, self) for edge in graph.edges]
+        none = torch.zeros(0, dtype=torch.long, device=self.device)  # there may be no layer
+        self.targets = torch.cat([none, *(layer.targets for layer in self.layers)])
+        self.sources = torch.cat([none, *(layer.sources for layer in self.layers)])
+        self.live = self.reached(forward=True) & self.reached(forward=False)
+        self.live[0] = False
+
+    @property
+    def start(self) -> Tensor:
+        """The theta of the network as it is: all factors are 1."""
+        return torch.zeros(self.size, dtype=torch.float64, device=self.device)
+
+    @property
+    def passes(self) -> float:
+        """How often the entries of |W|^p have been read, all of them counting as one."""
+        entries = sum(layer.power.numel() for layer in self.layers)
+        return sum(layer.read for layer in self.layers) / max(entries, 1)
+
+    def at(self, theta: Tensor) -> Point:
+        """Evaluate F and the shares: one pass for the rows, one for the columns."""
+        into, out = [theta[:0]], [theta[:0]]
+        for layer in self.layers:
+            log_x = -self.p * theta[layer.sources]
+            row = layer.sums(log_x, of_rows=True)
+            total = (self.q / self.p) * (self.p * theta[layer.targets] + row)  # ||w_i||_p^q
+            log_y = torch.where(row == -math.inf, row, total - row)
+            into.append(total)
+            out.append(log_x + layer.sums(log_y, of_rows=False))
+        totals = torch.cat(into)
+        log_in = _scattered_logsumexp(totals, self.targets, self.size)
+        log_out = _scattered_logsumexp(torch.cat(out), self.sources, self.size)
+        apart = (log_in - log_out)[self.live].abs()
+        return Point(
+            theta,
+            log_in,
+            log_out,
+            norm=float((torch.logsumexp(totals, 0) / self.q).exp()),
+            # |in - out| / (in + out), without leaving the logarithms
+            max_imbalance=float((apart / 2).tanh().max()) if len(apart) else 0.0,
+        )
+
+    def indices(self, group: str, size: int) -> Tensor:
+        """Where the units of a group lie in the vector."""
+        units = self.slots.get(group)
+        if units is None:  # they keep factor 1
+            return torch.zeros(size, dtype=torch.long, device=self.device)
+        return torch.arange(units.start, units.stop, device=self.device)
+
+    def reached(self, *, forward: bool) -> Tensor:
+        """The units to which nonzero weights lead from an input (or back from an output)."""
+        reached = torch.zeros(self.size, dtype=torch.bool, device=self.device)
+        reached[0], before = True, 0
+        # one sweep would do, but for sums that tie a group to one that is computed later
+        while before < int(reached.sum()) < self.size:
+            before = int(reached.sum())
+            for layer in self.layers if forward else reversed(self.layers):
+                ends = (layer.sources, layer.targets)
+                start, end = ends if forward else ends[::-1]
+                reached[end[layer.carries(reached[start], to_rows=forward)]] = True
+        return reached
+
+
+class _Layer:
+    """|W|^p of one edge, summed over taps and repeated columns.
+
+    ``power``, shape (blocks, targets, sources), holds the sums themselves as long as they can be
+    trusted, then their logarithms: large p or widely spread weights leave the range of float64,
+    and logarithms cost an exponential for every entry of a product. ``read`` counts the entries
+    read so far.
+    """
+
+    def __init__(self, graph: RescalingGraph, edge: Edge, p: float, orbit: Orbit) -> None:
+        self.graph, self.edge, self.p, self.device = graph, edge, p, orbit.device
+        self.power = self.per_unit(self.weight().pow_(p), torch.sum)
+        self.is_log, self.read = False, 0
+        # what underflow can take from a sum of |W|^p x with x <= 1, in units of the resolution
+        float64 = torch.finfo(torch.float64)
+        lost = float64.tiny * max(self.power.shape) * (1 + float(self.power.max()))
+        self.floor = lost / float64.eps
+        self.empty = {of_rows: self.find_empty(of_rows) for of_rows in (True, False)}
+        self.targets = orbit.indices(edge.target, self.power.shape[0] * self.power.shape[1])
+        self.sources = torch.cat([orbit.indices(s.group, s.size) for s in edge.sources])
+
+    def sums(self, log_x: Tensor, *, of_rows: bool) -> Tensor:
+        """Logarithms of the sums over each row (or column) of |W|^p x; -inf where all W are 0.
+
+        Args:
+            log_x: log x, one number for each column (or row).
+            of_rows: sum over rows rather than columns.
+        """
+        self.read += self.power.numel()
+        along_rows = (len(self.power), 1, -1)
+        if not self.is_log:
+            shift = max(float(log_x.max()), torch.finfo(torch.float64).min)
+            x = (log_x - shift).exp().view(along_rows).mT
+            sums = (_oriented(self.power, of_rows) @ x).flatten()
+            if self.trusts(sums, of_rows):
+                return sums.log() + shift
+            self.power = self.per_unit(self.weight().log_().mul_(self.p), torch.logsumexp)
+            self.is_log = True
+        terms = _oriented(self.power, of_rows) + log_x.view(along_rows)
+        return torch.logsumexp(terms, 2).flatten()
+
+    def trusts(self, sums: Tensor, of_rows: bool) -> bool:
+        """Whether no sum has overflowed, or lost by underflow what could be seen."""
+        low, high = sums.aminmax()
+        if self.floor <= low and high < math.inf:
+            return True
+        doubtful = ~((self.floor <= sums) & (sums < math.inf))  # not >: it may be NaN
+        return bool(self.empty[of_rows][doubtful].all())
+
+    def carries(self, reached: Tensor, *, to_rows: bool) -> Tensor:
+        """Whether a nonzero weight leads to each row from a reached column (or the converse)."""
+        if reached.all():
+            return ~self.empty[to_rows]
+        from_reached = reached.view(len(self.power), 1, -1)
+        return (_oriented(self.nonzero, to_rows) & from_reached).any(2).flatten()
+
+    def find_empty(self, of_rows: bool) -> Tensor:
+        """Whether each row (or column) has no nonzero weight."""
+        empty = _oriented(self.power, of_rows).sum(2).flatten() == 0
+        if empty.any():  # or underflow has made it look so
+            empty = ~_oriented(self.nonzero, of_rows).any(2).flatten()
+        return empty
+
+    @cached_property
+    def nonzero(self) -> Tensor:
+        return self.per_unit(self.weight() != 0, torch.any)
+
+    def weight(self) -> Tensor:
+        """A float64 copy of |W|, shape (blocks, targets, columns, taps)."""
+        weight = self.graph.weight(self.edge).detach()
+        return weight.to(self.device, torch.float64, copy=True).abs_()
+
+    def per_unit(self, weight: Tensor, combine: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Combine taps and repeated columns: (blocks, targets, columns, taps) -> sources last."""
+        weight = weight.squeeze(3) if weight.shape[3] == 1 else combine(weight, 3)
+        if all(source.repeat == 1 for source in self.edge.sources):
+            return weight
+        parts = weight.split([s.size * s.repeat for s in self.edge.sources], 2)  # in one block
+        units = ((s.size, s.repeat) for s in self.edge.sources)
+        return torch.cat(
+            [combine(part.unflatten(2, u), 3) for part, u in zip(parts, units, strict=True)], 2
+        )
+
+
+def _oriented(matrix: Tensor, of_rows: bool) -> Tensor:
+    return matrix if of_rows else matrix.mT
+
+
+def _scattered_logsumexp(values: Tensor, index: Tensor, size: int) -> Tensor:
+    """Logarithm, for each index, of the sum of exp(values) that have it; -inf for none."""
+    largest = values.new_full((size,), -math.inf).scatter_reduce_(0, index, values, "amax")
+    shift = largest.clamp(min=torch.finfo(values.dtype).min)
+    sums = torch.zeros_like(shift).index_add_(0, index, (values - shift[index]).exp())
+    return sums.log() + shift

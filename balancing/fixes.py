@@ -1,0 +1,209 @@
+r"""The fix: rescale the hidden units of a network until its norm is smallest.
+
+Multiplying what enters hidden unit :math:`i` by a factor :math:`a_i` and dividing what leaves it
+by :math:`a_i` keeps the function of the network, but not its norm. The norm
+:math:`\|W\|_{p,q}^q` is convex in :math:`\log a` for all :math:`p, q > 0`, and it is smallest
+where every hidden unit is balanced: where incoming shares equal outgoing shares. Such factors
+exist, and only one choice of them, for the units that lie on a path of nonzero weights from an
+input to an output. Source: Saul 2023, Algorithm 1; existence and uniqueness are derived here.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from tqdm.auto import tqdm
+
+from balancing._orbit import Orbit, Point
+from balancing._validate import exponents
+from balancing.graph import RescalingGraph, trace
+from balancing.rescaling import rescale
+
+__all__ = ["BalanceResult", "balance"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BalanceResult:
+    """What :func:`balance` found.
+
+    Attributes:
+        model: the rescaled network.
+        factors: hidden group name -> factors of its units, float64 tensor of shape (units,).
+        norms: the norm at the start and after each iteration, float64 tensor of shape
+            (iterations + 1,); before the weights are rounded to their dtype.
+        iterations: number of updates of the factors.
+        passes: how often the entries of :math:`|W|^p` were read, all of them together counting as
+            one. Algorithm 1 takes two passes for the start and two for each iteration.
+        converged: whether ``max_imbalance`` came down to the tolerance.
+        max_imbalance: largest relative imbalance of a hidden unit that is not skipped:
+            ``|in - out| / (in + out)``, of its incoming and outgoing shares; 0 if there is none.
+        skipped: hidden group name -> indices of its dead units, which keep factor 1: they lie on
+            no path of nonzero weights from an input to an output. Groups without are left out.
+        method: name of the method that ran.
+    """
+
+    model: nn.Module
+    factors: dict[str, Tensor]
+    norms: Tensor
+    iterations: int
+    passes: float
+    converged: bool
+    max_imbalance: float
+    skipped: dict[str, Tensor]
+    method: str
+    _before: dict[str, Tensor]  # name -> parameter, before the rescaling
+
+    def __repr__(self) -> str:
+        return (
+            f"BalanceResult({self.method}: norm {self.norms[0]:.6g} -> {self.norms[-1]:.6g}, "
+            f"{self.iterations} iterations, imbalance {self.max_imbalance:.1e}, "
+            f"{'' if self.converged else 'not '}converged, "
+            f"{sum(map(len, self.skipped.values()))} units skipped)"
+        )
+
+    @torch.no_grad()
+    def check(self, *example_input: Tensor) -> float:
+        """Largest change of the output of ``model`` against the network before, with dropout off.
+
+        Relative to the largest output. Call it before ``model`` is trained further.
+
+        Args:
+            *example_input: an input of the network, or several where it takes several.
+        """
+        after = copy.deepcopy(self.model).eval()
+        worst = 0.0
+        for old, new in zip(
+            _tensors(functional_call(after, self._before, example_input)),
+            _tensors(after(*example_input)),
+            strict=True,
+        ):
+            change = (new.double() - old.double()).abs().max()
+            if change > 0:  # both outputs may be zero
+                worst = max(worst, float(change / old.double().abs().max()))
+        return worst
+
+
+def _tensors(output: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tensor, ...]:
+    return (output,) if isinstance(output, Tensor) else tuple(output)
+
+
+@torch.no_grad()
+def balance(
+    model: nn.Module | RescalingGraph,
+    p: float = 2,
+    q: float | None = None,
+    *,
+    method: Literal["auto", "multiplicative"] = "auto",
+    tol: float = 1e-6,
+    max_iter: int = 1000,
+    inplace: bool = False,
+    callback: Callable[[int, float, float], object] | None = None,
+    progress: bool = False,
+) -> BalanceResult:
+    r"""Rescale the hidden units until :math:`\|W\|_{p,q}` is smallest; the function is kept.
+
+    Biases do not enter the norm; they are rescaled along. So are parameters that require no
+    gradient: a layer that is left out would change the function. The model is written to once, at
+    the end; if anything is raised before, by ``callback`` too, it is unchanged.
+
+    Args:
+        model: a module that :func:`~balancing.trace` accepts, or its graph.
+        p: exponent within the incoming weights of a unit, above 0.
+        q: exponent across units, above 0; None means ``q = p``.
+        method: ``"multiplicative"`` for Algorithm 1 of Saul 2023, or ``"auto"`` for the best
+            method there is.
+        tol: stop when no live hidden unit has a relative imbalance
+            ``|in - out| / (in + out)`` above this.
+        max_iter: stop after so many iterations.
+        inplace: change the given model instead of a copy.
+        callback: called with the number of iterations done, the norm and the largest relative
+            imbalance, first before any iteration.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The rescaled network, and how it was found. Parameters keep their dtype: factors and sums
+        are float64, and each parameter is rounded once.
+
+    Raises:
+        ValueError: an argument is not what is said above, a weight or bias is NaN or infinite, or
+            the minimizing factors leave the range of float64, or a parameter that of its dtype.
+            The message names it, and nothing is changed.
+        NotHomogeneousError: the model cannot be traced.
+
+    Warns:
+        UserWarning: the tolerance was not reached within ``max_iter`` iterations.
+    """
+    p, q = exponents(p, q)
+    if method not in ("auto", *_METHODS):
+        raise ValueError(f"method must be one of auto, {', '.join(_METHODS)}, got {method!r}")
+    if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not 0 < tol < math.inf:
+        raise ValueError(f"tol must be a finite number above 0, got {tol!r}")
+    if type(max_iter) is not int or max_iter < 0:
+        raise ValueError(f"max_iter must be a whole number of at least 0, got {max_iter!r}")
+    graph = trace(model)
+    graph.check_finite()
+    chosen = "multiplicative" if method == "auto" else method
+    orbit = Orbit(graph, p, q)
+    point = orbit.at(orbit.start)
+    norms = [point.norm]
+    with tqdm(total=max_iter, desc="balance", disable=not progress, mininterval=0.5) as bar:
+        while True:
+            iteration = len(norms) - 1
+            if callback is not None:
+                callback(iteration, point.norm, point.max_imbalance)
+            converged = point.max_imbalance <= tol
+            if converged or iteration == max_iter:
+                break
+            point = orbit.at(_METHODS[chosen](orbit, point))
+            norms.append(point.norm)
+            bar.set_postfix(imbalance=f"{point.max_imbalance:.1e}", refresh=False)
+            bar.update()
+
+    factors = {group: point.theta[units].exp() for group, units in orbit.slots.items()}
+    for group, values in factors.items():
+        if not bool((torch.isfinite(values) & (values > 0)).all()):
+            raise ValueError(
+                f"the factors that balance group '{group}' leave the range of float64; "
+                "bring its layers to comparable scales first"
+            )
+    dead = {group: (~orbit.live[units]).nonzero()[:, 0] for group, units in orbit.slots.items()}
+    if not converged:
+        warnings.warn(
+            f"balance() stopped after {iteration} iterations (max_iter) at a relative imbalance "
+            f"of {point.max_imbalance:.2g}, above tol = {tol:g}",
+            stacklevel=3,  # the caller's line; torch.no_grad lies in between
+        )
+    names = [name for edge in graph.edges for name in (edge.weight, edge.bias) if name]
+    before = {name: graph.model.get_parameter(name).detach().clone() for name in names}
+    return BalanceResult(
+        model=rescale(graph, factors, inplace=inplace),
+        factors=factors,
+        norms=torch.tensor(norms, dtype=torch.float64),
+        iterations=iteration,
+        passes=orbit.passes,
+        converged=converged,
+        max_imbalance=point.max_imbalance,
+        skipped={group: units for group, units in dead.items() if len(units)},
+        method=chosen,
+        _before=before,
+    )
+
+
+# A method is a rule for the next log factors; balance() has the loop.
+
+
+def _multiplicative(orbit: Orbit, point: Point) -> Tensor:
+    """Algorithm 1: all hidden units at once, a <- a (out / in)^(1 / (4 max(p, q)))."""
+    step = (point.log_out - point.log_in) / (4 * max(orbit.p, orbit.q))
+    return point.theta + torch.where(orbit.live, step, 0.0)
+
+
+_METHODS: dict[str, Callable[[Orbit, Point], Tensor]] = {"multiplicative": _multiplicative}
