@@ -207,6 +207,11 @@ class WeightBalancingDescent(torch.optim.Optimizer):
             self._target[units] = target[name].to(self._target)
         self.time = balance["time"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All of it, so that ``copy.deepcopy((model, optimizer))`` gives a pair that works."""
+        # a learning rate schedule leaves a ``step`` that is bound to this optimizer
+        return {name: value for name, value in self.__dict__.items() if name != "step"}
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused: the parameters are those of the model.
 

@@ -515,6 +515,20 @@ def test_state_dict_continues_bit_for_bit(p: float, q: float, lr: float) -> None
     assert second.param_groups[0]["tol"] == 1e-6
 
 
+def test_a_deep_copy_goes_on_by_itself() -> None:
+    task = problem(18)
+    optimizer = WeightBalancingDescent(task.net, 0.2, 1, 2, weight_decay=0.1)
+    torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)  # wraps the optimizer's step
+    run(optimizer, task.net, task.loss, 5)
+    before, time = state(task.net), optimizer.time
+    net, copied = copy.deepcopy((task.net, optimizer))
+    losses = run(copied, net, task.loss, 5)
+    assert unchanged(task.net, before)
+    assert optimizer.time == time < copied.time
+    assert run(optimizer, task.net, task.loss, 5) == losses  # and both go the same way
+    assert unchanged(net, state(task.net))
+
+
 def test_state_dict_is_a_copy() -> None:
     task = problem(18)
     optimizer = WeightBalancingDescent(task.net, 0.05, weight_decay=1.0)

@@ -154,6 +154,29 @@ def layer_sum(n: float, k: float, p: float, q: float) -> float:
     return float(n * k ** (q / p - q / 2))
 
 
+def row_flow(
+    part: float = 0.5, turn: Callable[[float], float] = lambda q: 2 / q - 1, power: float = 1.0
+) -> Answer:
+    """The flow of a layer for p = 2, with its factor, second term and power as given."""
+
+    def answer(W: Tensor, g: Tensor, q: float) -> Tensor:
+        n = W.norm(dim=1, keepdim=True)
+        along = (W * g).sum(1, keepdim=True) / n**q * W
+        return -part * (n ** (power * (2 - q)) * g + turn(q) * along)
+
+    return answer
+
+
+def end_point(u: float, v: float, q: float) -> tuple[float, float]:
+    c = u**q - v**q
+    end = ((c + math.sqrt(c * c + 4)) / 2) ** (1 / q)
+    return end, 1 / end
+
+
+def steps_to_halve(lr: float, p: float, q: float, decay: float) -> float:
+    return math.log(2) / (decay * p * lr)
+
+
 HOMOGENEOUS = {"relu", "leaky_relu", "abs", "maximum of 2z and z"}
 ROOT = 0.5 * 13**0.5  # u^2 = (3 + sqrt(13)) / 2 solves u^2 - 1 / u^2 = 3
 U = (1.5 + ROOT) ** 0.5
@@ -199,6 +222,10 @@ SOLUTIONS: dict[str, list[Answer]] = {
     ],
     "10.1": [mode_rate, lambda q, n, e: torch.tensor(mode_rate(q, n, e)).double()],
     "10.2": [mean_ratio(layer_sum)],
+    "12.1": [row_flow(), lambda W, g, q: row_flow()(W, g, q).tolist()],
+    "12.2": [end_point, lambda u, v, q: list(end_point(u, v, q))],
+    "13.1": [lambda W, g: -((1 + W**2) ** 1.5) / (2 + W**2) * g],
+    "13.2": [steps_to_halve, lambda lr, p, q, decay: -math.log(0.5) / p / lr / decay],
 }
 
 
@@ -481,6 +508,50 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda widths, p, q: 0.9, "Estimate the sum of the shares of each layer"),
         (lambda widths: 0.9, "The function takes 1 arguments; it should take 3."),
     ],
+    "12.1": [
+        (lambda W, g, q: -g / 2, "That is gradient flow, which is right for q = 2 only."),
+        (row_flow(turn=lambda q: 0), "For q = 1 it is not right. The second term is missing"),
+        (row_flow(turn=lambda q: q / 2 - 1), "It is p / q, not q / p, in the second term."),
+        (row_flow(turn=lambda q: 1 - 2 / q), "Both terms have the same sign."),
+        (row_flow(part=1), "The factor 1 / p is missing."),
+        (row_flow(part=-0.5), "The sign: the flow goes against the gradient."),
+        (row_flow(power=-1), "W^2 / pi is n^(2 - q), not n^(q - 2)."),
+        (lambda W, g, q: -W * g, "the shares W^2 n^(q - 2) should move by -W g."),
+        (lambda W, g, q: g.sum(), "The shape should be (4, 3); it is ()."),
+        (lambda W, g: -g, "The function takes 2 arguments; it should take 3."),
+    ],
+    "12.2": [
+        (lambda u, v, q: (1, 1), "From (1.5, 0.2) at q = 3: |u|^q - |v|^q should be 3.367"),
+        (lambda u, v, q: end_point(u, v, 2), "you keep u^2 - v^2, as gradient flow does."),
+        (lambda u, v, q: end_point(v, u, q), "you have exchanged u and v."),
+        (lambda u, v, q: (-end_point(u, v, q)[0], -end_point(u, v, q)[1]), "changes its sign"),
+        (lambda u, v, q: (u, v), "u v is 0.3; at the end it is 1, where the loss is 0."),
+        (lambda u, v, q: 1.0, "A pair (u, v) is asked for."),
+        (lambda u, v, q: (u, v, q), "A pair (u, v) is asked for."),
+        ((1, 1), "A function is asked for; this is tuple."),
+    ],
+    "13.1": [
+        (lambda W, g: -g, "That is gradient flow, which belongs to W^2."),
+        (lambda W, g: -W.abs() * g, "That belongs to |W|, and fits large weights only."),
+        (lambda W, g: ((1 + W**2) ** 1.5) / (2 + W**2) * g, "The sign"),
+        (lambda W, g: -((1 + W**2) ** 1.5) / (2 + W**2) * W * g, "A factor W is too many"),
+        (lambda W, g: -((1 + W**2) ** 0.5) * g, "You let R itself move by -W g"),
+        (lambda W, g: -((1 + W**2) ** 1.5) * g, "You let dR/dW move by -g"),
+        (lambda W, g: -g / 3, "The shares are W dR/dW = W^2 / sqrt(1 + W^2)"),
+        (lambda W, g: W[0], "The shape should be (5, 4); it is (4,)."),
+        (lambda W: W, "The function takes 1 arguments; it should take 2."),
+    ],
+    "13.2": [
+        (lambda lr, p, q, d: math.log(2) / (d * lr), "A step of size lr is p lr"),
+        (lambda lr, p, q, d: math.log(2) / (d * q * lr), "That would be q lr of time a step"),
+        (lambda lr, p, q, d: q * math.log(2) / (d * p * lr), "the half-life of the weights"),
+        (lambda lr, p, q, d: math.log(2) / (2 * d * lr), "That is right for gradient flow"),
+        (lambda lr, p, q, d: 1 / (d * p * lr), "By then 1/e is left, not a half."),
+        (lambda lr, p, q, d: math.log(2) / (d * p), "That is a time"),
+        (lambda lr, p, q, d: 7, "and decay 0.5 it is 138.6 steps, not 7."),
+        (lambda lr, p, q, d: "a", "The answer should be a number; it is 'a'."),
+        (lambda lr, p: 1, "The function takes 2 arguments; it should take 4."),
+    ],
 }
 
 
@@ -542,6 +613,10 @@ def test_no_answer_yet(exercise: str, answer: Answer, capsys: CapSys) -> None:
         ("09.1", 4),
         ("10.1", 3),
         ("10.2", 3),
+        ("12.1", 3),
+        ("12.2", 3),
+        ("13.1", 2),
+        ("13.2", 4),
     ],
 )
 def test_function_without_a_result_is_no_answer_yet(
@@ -596,6 +671,9 @@ class Untouchable:
         ("08.1", lambda net, p: {"linear1": [1, 2]}, "ValueError: factors of group 'linear1'"),
         ("08.2", broken_one, "KeyError"),
         ("09.2", Untouchable(), "RuntimeError: hands off"),
+        ("12.1", lambda W, g, q: W @ g, "RuntimeError: "),
+        ("12.2", lambda u, v, q: u / 0, "ZeroDivisionError"),
+        ("13.1", broken_two, "ZeroDivisionError: division by zero"),
     ],
 )
 def test_answer_that_raises(exercise: str, answer: Answer, kind: str, capsys: CapSys) -> None:

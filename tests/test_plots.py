@@ -122,6 +122,45 @@ def hinge() -> Figure:
     return plots.hinge({"flow": torch.stack([x, y], 1), "fix": torch.stack([y, x], 1)})
 
 
+def pairing() -> Figure:
+    return plots.pairing([(1, 1), (2, 2)], {"own": [1e-12, 0.0], "gradient": [0.3, 1e-11]})
+
+
+def imbalance_decay() -> Figure:
+    times = torch.linspace(0, 1, 11)
+    ratios = torch.exp(-2 * times)[:, None].expand(11, 3)
+    return plots.imbalance_decay(times, {"flow": ratios, "gradient": ratios**2}, 2.0)
+
+
+def departure() -> Figure:
+    rising, low = np.array([0, 0.1, 0.2]), np.full(3, 1e-10)
+    return plots.departure(torch.arange(3.0), {"gradient": (rising, rising / 9), "own": (low, low)})
+
+
+STEPS = {"$(1, 2)$": {"Euler": [0.1, 0.05], "shares": [0, 0]}, "$(3, 3)$": {"dual": [1.0, 0.5]}}
+
+
+def runs_of(epochs: int, offset: float) -> pd.DataFrame:
+    """Two seeds of each method."""
+    rows = [
+        {
+            "method": method,
+            "epochs": epochs,
+            "seed": seed,
+            "epoch": epoch,
+            "objective": 1 + offset + seed / (1 + epoch),
+            "small": epoch / epochs / (2 + seed),
+        }
+        for method in ("flow", "sgd", "prox")
+        for seed in (0, 1)
+        for epoch in range(0, epochs + 1, epochs // 2)
+    ]
+    return pd.DataFrame(rows)
+
+
+RACE = pd.concat([runs_of(2, 0.5), runs_of(4, 0.1)])
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "rescaled": rescaled,
     "hyperbolas": hyperbolas,
@@ -151,6 +190,12 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "diffusion": lambda: plots.diffusion(*PROFILES),
     "modes": modes,
     "phases": lambda: plots.phases([1, 0.5, 0.25], [2, 0.2, 0.02]),
+    "mobility": lambda: plots.mobility(line()[0].exp(), {1: line()[0].exp(), 2: line()[0] ** 2}),
+    "pairing": pairing,
+    "imbalance_decay": imbalance_decay,
+    "departure": departure,
+    "finite_steps": lambda: plots.finite_steps([0.1, 0.05], STEPS),
+    "race": lambda: plots.race(RACE),
 }
 
 
@@ -471,3 +516,58 @@ def test_modes_start_above_zero_and_separate_layers() -> None:
     assert second.get_ydata().tolist() == [0.5, 1, 0.5, 0.5]
     assert border.get_xdata() == [1.5, 1.5]
     assert len(right.get_lines()[0].get_xdata()) == 4
+
+
+def test_pairing_draws_a_mark_for_each_pair_and_none_below_its_axis() -> None:
+    (axes,) = pairing().axes
+    own, gradient = axes.get_lines()
+    assert own.get_ydata().tolist() == [1e-12, 1e-16]
+    assert gradient.get_ydata().tolist() == [0.3, 1e-11]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["(1, 1)", "(2, 2)"]
+    assert axes.get_ylim()[0] < 1e-16
+
+
+def test_imbalance_decay_marks_the_exponential_in_every_panel() -> None:
+    for axes in imbalance_decay().axes:
+        *units, marks = axes.get_lines()
+        assert len(units) == 3
+        x, y = (np.asarray(each) for each in marks.get_data())
+        np.testing.assert_allclose(y, np.exp(-2 * x))
+
+
+def test_departure_has_balance_left_and_norm_right() -> None:
+    left, right = departure().axes
+    assert title_of(left) == "largest relative imbalance"
+    assert left.get_lines()[0].get_ydata().tolist() == [1e-16, 0.1, 0.2]
+    np.testing.assert_allclose(right.get_lines()[0].get_ydata()[1:], [0.1 / 9, 0.2 / 9])
+
+
+def test_a_method_looks_the_same_in_all_panels_of_finite_steps() -> None:
+    both = {name: {"dual": [1.0, 0.5]} for name in ("a", "b")}
+    figure = plots.finite_steps([0.1, 0.05], {"first": {"Euler": [1, 1], "dual": [1, 1]}, **both})
+    looks = [
+        (drawn.get_color(), drawn.get_linestyle())
+        for axes in figure.axes
+        for drawn in axes.get_lines()
+        if drawn.get_label() == "dual"
+    ]
+    assert len(looks) == 3
+    assert len(set(looks)) == 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Euler", "dual"]
+    shown = plots.finite_steps([0.1, 0.05], STEPS).axes[0].get_lines()[1]
+    assert shown.get_ydata().tolist() == [1e-16, 1e-16]
+
+
+def test_race_draws_every_run_and_the_mean() -> None:
+    panels = plots.race(RACE).axes
+    assert [title_of(axes) for axes in panels] == ["2 epochs", "4 epochs", "", ""]
+    for axes, (quantity, epochs) in zip(
+        panels, [("objective", 2), ("objective", 4), ("small", 2), ("small", 4)], strict=True
+    ):
+        one, two, mean = axes.get_lines()[:3]  # the flow's
+        run = RACE[(RACE["epochs"] == epochs) & (RACE["method"] == "flow") & (RACE["seed"] == 0)]
+        assert one.get_ydata().tolist() == run[quantity].tolist()
+        assert mean.get_xdata().tolist() == run["epoch"].tolist()
+        both = np.array([one.get_ydata(), two.get_ydata()])
+        np.testing.assert_allclose(mean.get_ydata(), both.mean(0))
+        assert mean.get_label() == "flow"

@@ -205,8 +205,8 @@ def _record(run: _Run, epoch: int, graph: RescalingGraph, data: _Data) -> dict[s
         fixed = balance(graph, p, q, tol=1e-3).model
     row = {
         "method": run.method,
-        "p": p,
-        "q": q,
+        "p": float(p),
+        "q": float(q),
         "weight_decay": run.weight_decay,
         "epochs": run.epochs,
         "seed": run.seed,
