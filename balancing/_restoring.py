@@ -10,6 +10,11 @@ A Newton step is halved as long as it ends where :math:`\varphi` rises along it.
 direction d the third derivative of :math:`\varphi` is at most :math:`2K\|d\|_\infty` times the
 second, with K = p for p = q and K = p + 3q otherwise, so that :math:`1 / (2K\|d\|_\infty)` of a
 Newton step always descends. Near the minimum nothing is cut. Derived here.
+
+Far from it Newton's method is slow: where one sum outweighs the other a step moves theta by 1/q or
+1/p at most. So as long as a unit has far to go, all take the step of Algorithm 1, with the target:
+they minimize the upper bound of :math:`\varphi` in which units do not interact,
+:math:`\mathrm{in}\, a^{2m} / 2m + \mathrm{out}\, a^{-2m} / 2m - T \log a`, m = max(p, q).
 """
 
 from __future__ import annotations
@@ -20,7 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_NEWTON_STEPS, _CG_STEPS = 100, 200
+_FAR_STEPS, _NEWTON_STEPS, _CG_STEPS = 200, 100, 200
+_FAR = 2.0  # a unit whose sums have to change by more than e^_FAR has far to go
 
 
 @dataclass(frozen=True)
@@ -121,17 +127,30 @@ class Imbalance:
         """
         live = (self.inflow > 0) & (self.outflow > 0)
         live[-1] = False
+        for _ in range(_FAR_STEPS):
+            log_ratio = self._log_ratio(target, live)
+            if not float(log_ratio.abs().max()) > _FAR:
+                break
+            self.move(self.theta + log_ratio / (2 * max(self.p, self.q)))
         for remaining in reversed(range(_NEWTON_STEPS)):
             size = torch.where(live, self.inflow + self.outflow, 1.0)
             residual = torch.where(live, target - (self.inflow - self.outflow), 0.0)
             deviation = float((residual / size).abs().max())
-            if deviation <= tol or not remaining:
+            if not deviation > tol or not remaining:  # it may be NaN
                 break
             # quadratic convergence needs no better a direction than this
             accuracy = max(tol / 4, min(0.1, deviation) * deviation)
             direction = self._newton_direction(residual, live, size * accuracy)
             self._advance(direction, target)
         return self.theta, deviation
+
+    def _log_ratio(self, target: Tensor, live: Tensor) -> Tensor:
+        """log x, where in x - out / x is the target; 0 for the units that are not live."""
+        into, out = torch.where(live, self.inflow, 1.0), torch.where(live, self.outflow, 1.0)
+        # of two forms of the root the one in which no digits cancel
+        size = (target.abs() + torch.hypot(target, 2 * (into.sqrt() * out.sqrt()))) / 2
+        log_ratio = torch.where(target > 0, (size / into).log(), (out / size).log())
+        return torch.where(live, log_ratio, 0.0)
 
     def _advance(self, direction: Tensor, target: Tensor) -> None:
         """Go along a direction of descent, at most as far as where the slope turns upward."""

@@ -31,10 +31,11 @@ class Layer:
         units: Mapping[str, slice],
         last: int,
         p: float,
+        q: float,
     ) -> None:
         self.edge = edge
-        # single precision has no numbers for |W|^(p-1) of small weights where p is large
-        self.precision = torch.float32 if p <= 4 else torch.float64
+        # single precision has no numbers for such powers of small weights where p or q is large
+        self.precision = torch.float32 if max(p, q) <= 4 else torch.float64
         self.names = [n for n in (edge.weight, edge.bias) if n and named[n].requires_grad]
         if not self.names:
             return

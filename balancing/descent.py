@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from balancing._restoring import Imbalance
 from balancing._steps import Layer, Step
-from balancing._validate import at_least_zero, exponents
+from balancing._validate import at_least_zero, exponents, number
 from balancing.graph import RescalingGraph, trace
 
 __all__ = ["WeightBalancingDescent"]
@@ -53,7 +53,8 @@ class WeightBalancingDescent(torch.optim.Optimizer):
     normalization gains) take plain steps -lr g, without decay. Parameters that do not require a
     gradient when the optimizer is made stay as they are; the hidden units that they belong to are
     not rescaled and lose their conservation law. A parameter without a gradient is taken to have
-    gradient zero; if none has one, nothing happens.
+    gradient zero; if none has one, nothing happens. There is no momentum: a
+    :class:`torch.optim.lr_scheduler.OneCycleLR` needs ``cycle_momentum=False``.
 
     Args:
         model: a module that :func:`~balancing.trace` accepts, or its graph. All its parameters
@@ -92,8 +93,7 @@ class WeightBalancingDescent(torch.optim.Optimizer):
     ) -> None:
         self.p, self.q = exponents(p, q)
         lr, decay = at_least_zero("lr", lr), at_least_zero("weight_decay", weight_decay)
-        if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol > 0:
-            raise ValueError(f"tol must be a number above 0, got {tol!r}")
+        tol = number("tol", tol, "a number above 0", lambda value: value > 0)
         graph = trace(model)
         graph.check_finite()
         self._model = graph.model
@@ -101,7 +101,7 @@ class WeightBalancingDescent(torch.optim.Optimizer):
         self._moves = {name: w.requires_grad for name, w in self._named.items()}
         self._units, last = _number_units(graph, self._moves)
         self._count = last + 1
-        made = [Layer(edge, self._named, self._units, last, self.p) for edge in graph.edges]
+        made = [Layer(edge, self._named, self._units, last, self.p, self.q) for edge in graph.edges]
         self._layers = [layer for layer in made if layer.names]
         in_layers = [name for layer in self._layers for name in layer.names]
         self._others = [n for n, moves in self._moves.items() if moves and n not in in_layers]
@@ -138,9 +138,14 @@ class WeightBalancingDescent(torch.optim.Optimizer):
             What the closure returned, or None.
 
         Raises:
-            ValueError: a gradient is NaN, infinite or sparse (named), or the model's parameters
-                are no longer those that the optimizer was made for.
-            FloatingPointError: a weight would overflow. In either case nothing is changed.
+            ValueError: a gradient is NaN, infinite or sparse (named), a setting in
+                ``param_groups`` is out of range, or the model's parameters are no longer those
+                that the optimizer was made for.
+            FloatingPointError: the step leaves the range of the parameters' dtype or of the powers
+                of weights that it needs. In either case nothing is changed.
+
+        Warns:
+            UserWarning: an imbalance could not be restored to ``tol``.
         """
         loss = None
         if closure is not None:
@@ -150,7 +155,8 @@ class WeightBalancingDescent(torch.optim.Optimizer):
         if all(w.grad is None for w in self._named.values()):
             return loss
         [group] = self.param_groups
-        dt = self.p * float(group["lr"])
+        lr, tol = at_least_zero("lr", group["lr"]), float(group["tol"])
+        dt = self.p * lr
         steps = [self._start(layer) for layer in self._layers]
         gradients = [[self._gradient(name) for name in layer.names] for layer in self._layers]
         if self.p > 1:
@@ -164,17 +170,25 @@ class WeightBalancingDescent(torch.optim.Optimizer):
             for step, each in zip(steps, rates, strict=True):
                 step.in_shares(each, dt)
         others = {n: self._named[n] - dt / self.p * self._gradient(n) for n in self._others}
-        if not all(bool(x.isfinite().all()) for x in (*others.values(), *(s.sums for s in steps))):
-            self._raise_not_finite(float(group["lr"]))
-        theta, self.deviation = self._imbalance(steps).solve(self._target, float(group["tol"]))
-        decay = float(group["weight_decay"]) * dt
-        for step in steps:
-            for name, new in step.weights_at(theta, math.exp(-decay / self.q)):
-                self._named[name].copy_(new)
-        for name, new in others.items():
-            self._named[name].copy_(new)
+        if not all(bool(x.isfinite().all()) for s in steps for x in (s.sums, s.scale)):
+            self._raise_not_finite(lr)
+        theta, deviation = self._imbalance(steps).solve(self._target, tol)
+        decay = at_least_zero("weight_decay", group["weight_decay"]) * dt
+        shrink = math.exp(-decay / self.q)
+        found = [each for step in steps for each in step.weights_at(theta, shrink)]
+        new = {n: w.to(self._named[n].dtype) for n, w in (*found, *others.items())}
+        if not all(_is_finite(w) for w in new.values()):
+            self._raise_not_finite(lr)
+        for name, weight in new.items():
+            self._named[name].copy_(weight)
         self._target *= math.exp(-decay)
-        self.time += dt
+        self.time, self.deviation = self.time + dt, deviation
+        if deviation > tol:
+            warnings.warn(
+                f"an imbalance is off by {deviation:.1g} of the unit's shares, above tol = "
+                f"{tol:g}: it could not be restored",
+                stacklevel=2,
+            )
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,7 +269,16 @@ class WeightBalancingDescent(torch.optim.Optimizer):
         for name in self._named:
             if self._moves[name] and not bool(self._gradient(name).isfinite().all()):
                 raise ValueError(f"the gradient of '{name}' has NaN or infinite entries")
-        raise FloatingPointError(f"the step would make a weight overflow; take an lr below {lr:g}")
+        raise FloatingPointError(
+            f"a step with lr = {lr:g} leaves the range of the parameters' dtype, or of the powers "
+            f"of weights for p = {self.p:g} and q = {self.q:g}; take a smaller lr, or bring the "
+            "weights nearer to 1"
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all entries are; reads them once and makes no mask."""
+    return not tensor.numel() or all(math.isfinite(end) for end in tensor.aminmax())
 
 
 def _number_units(graph: RescalingGraph, moves: Mapping[str, bool]) -> tuple[dict[str, slice], int]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,7 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from balancing._orbit import Orbit, Point
-from balancing._validate import exponents
+from balancing._validate import exponents, number, whole
 from balancing.graph import RescalingGraph, trace
 from balancing.rescaling import rescale
 
@@ -73,26 +73,27 @@ class BalanceResult:
     def check(self, *example_input: Tensor) -> float:
         """Largest change of the output of ``model`` against the network before, with dropout off.
 
-        Relative to the largest output. Call it before ``model`` is trained further.
+        Relative to the largest output; NaN if an output became NaN. Call it before ``model`` is
+        trained further.
 
         Args:
             *example_input: an input of the network, or several where it takes several.
         """
         after = copy.deepcopy(self.model).eval()
-        worst = 0.0
-        for old, new in zip(
-            _tensors(functional_call(after, self._before, example_input)),
-            _tensors(after(*example_input)),
-            strict=True,
-        ):
-            change = (new.double() - old.double()).abs().max()
-            if change > 0:  # both outputs may be zero
-                worst = max(worst, float(change / old.double().abs().max()))
-        return worst
+        changes = [0.0]
+        news = _tensors(after(*example_input))  # first: functional_call may leave a module that has
+        olds = _tensors(functional_call(after, self._before, example_input))  # two names altered
+        for old, new in zip(olds, news, strict=True):
+            if not torch.equal(new, old):  # both may be zero, or without any sample
+                change = (new.double() - old.double()).abs().max()
+                changes.append(float(change / old.double().abs().max()))
+        return float(torch.tensor(changes, dtype=torch.float64).max())  # keeps a NaN
 
 
-def _tensors(output: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tensor, ...]:
-    return (output,) if isinstance(output, Tensor) else tuple(output)
+def _tensors(output: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    if isinstance(output, Tensor):
+        return (output,)
+    return tuple(output.values() if isinstance(output, Mapping) else output)
 
 
 @torch.no_grad()
@@ -144,10 +145,8 @@ def balance(
     p, q = exponents(p, q)
     if method not in ("auto", *_METHODS):
         raise ValueError(f"method must be one of auto, {', '.join(_METHODS)}, got {method!r}")
-    if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not 0 < tol < math.inf:
-        raise ValueError(f"tol must be a finite number above 0, got {tol!r}")
-    if type(max_iter) is not int or max_iter < 0:
-        raise ValueError(f"max_iter must be a whole number of at least 0, got {max_iter!r}")
+    tol = number("tol", tol, "a finite number above 0", lambda value: 0 < value < math.inf)
+    max_iter = whole("max_iter", max_iter)
     graph = trace(model)
     graph.check_finite()
     chosen = "multiplicative" if method == "auto" else method

@@ -9,6 +9,7 @@ a :class:`RescalingGraph`: *groups* of units joined by *edges*, one edge per wei
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.parameter import is_lazy
 
 __all__ = ["Edge", "Group", "NotHomogeneousError", "RescalingGraph", "Source", "trace"]
 
@@ -167,10 +169,21 @@ class RescalingGraph:
         return None if edge.bias is None else self.model.get_parameter(edge.bias)
 
     def check_finite(self) -> None:
-        """Raise ValueError, naming the parameter, if a weight or bias is NaN or infinite."""
+        """Raise ValueError, naming the parameter, if a weight or bias is NaN or infinite.
+
+        Or if it has no real values to speak of: a complex parameter, or one on the meta device.
+        """
         for edge in self.edges:
             for name in filter(None, (edge.weight, edge.bias)):
-                bad = ~torch.isfinite(self.model.get_parameter(name).detach())
+                parameter = self.model.get_parameter(name).detach()
+                if parameter.is_meta:
+                    raise ValueError(f"parameter '{name}' has no values: it is on the meta device")
+                if not parameter.is_floating_point():
+                    raise ValueError(
+                        f"parameter '{name}' is {parameter.dtype}; weights must be real, of a "
+                        "floating-point dtype"
+                    )
+                bad = ~torch.isfinite(parameter)
                 if bad.any():
                     raise ValueError(
                         f"parameter '{name}' has {int(bad.sum())} NaN or infinite entries; "
@@ -212,7 +225,7 @@ def trace(
     as modules, functions or tensor methods, composed in any way that torch.fx can follow. A unit
     is a channel there: the columns of a linear layer behind a flatten are grouped by channel, a sum
     ties the units of its summands, a concatenation sets groups side by side. The first dimension
-    of every tensor is taken to be the batch.
+    of every tensor is taken to be the batch. Forward hooks are not seen.
 
     Args:
         model: the network. A :class:`RescalingGraph` is returned as it is.
@@ -347,7 +360,26 @@ class _Builder:
                     self.shapes[node] = node.meta["tensor_meta"].shape
         for node in traced.graph.nodes:
             self.visit(node)
+        self.check_shared(traced.graph)
         return self.result()
+
+    def check_shared(self, graph: fx.Graph) -> None:
+        """Refuse a weight that something else uses, too: it would be rescaled with the layer."""
+        users: dict[int, set[str]] = {}
+        for module, submodule in self.model.named_modules():
+            for name, parameter in submodule.named_parameters(recurse=False):
+                users.setdefault(_place(parameter), set()).add(f"{module}.{name}".lstrip("."))
+        for node in graph.nodes:
+            if node.op == "get_attr":  # the network reads a layer's weight by itself
+                tensor: Any = functools.reduce(getattr, str(node.target).split("."), self.model)
+                if isinstance(tensor, Tensor):
+                    users.setdefault(_place(tensor), set()).add(f"'{node.name}' in forward")
+        for edge, *_ in self.edges:
+            for name in filter(None, (edge.weight, edge.bias)):
+                others = users[_place(self.model.get_parameter(name))] - {name}
+                if others:
+                    reason = f"'{name}' is also {min(others)}, and one tensor has one scale"
+                    raise NotHomogeneousError(edge.name, "shared parameter", reason)
 
     def result(self) -> RescalingGraph:
         """Name the groups and drop the ties."""
@@ -443,8 +475,11 @@ class _Builder:
             where = "dimension 1" if stream.layout == "map" else "the last dimension"
             raise _Unsupported(f"units lie in {where} here; flatten or unflatten explicitly")
         read = module.in_features if linear else module.in_channels
-        segments = self.resolve(stream.segments, read)
         size = module.out_features if linear else module.out_channels
+        self.check_parameters(name, module)
+        if read == 0 or size == 0:
+            raise _Unsupported("it has no weights: one of its widths is 0")
+        segments = self.resolve(stream.segments, read)
         number = self.add(Group(name, size))
         for parameter in [module.weight] if module.bias is None else [module.weight, module.bias]:
             earlier, group = self.owner.setdefault(id(parameter), (name, number))
@@ -462,6 +497,20 @@ class _Builder:
         )
         self.edges.append((edge, number, segments))
         return _Stream((_Segment(number, size),), wanted)
+
+    def check_parameters(self, name: str, module: nn.Module) -> None:
+        """Refuse a layer whose weight or bias is no parameter, or has no size yet."""
+        for kind in ("weight", "bias"):
+            tensor = getattr(module, kind)
+            if tensor is None:
+                continue
+            if not isinstance(tensor, nn.Parameter):
+                raise _Unsupported(
+                    f"its {kind} is no parameter but computed from others, as by pruning; make it "
+                    "permanent first"
+                )
+            if is_lazy(tensor):
+                raise _Unsupported("its size is not known yet; run the model on an input first")
 
     def resolve(self, segments: tuple[_Segment, ...], read: int) -> tuple[_Segment, ...]:
         """Fill in sizes and repeats from the number of columns that a layer reads."""
@@ -615,6 +664,11 @@ class _Builder:
 
     def update(self, number: int, **changes: Any) -> None:
         self.groups[number] = replace(self.groups[number], **changes)
+
+
+def _place(tensor: Tensor) -> int:
+    """Where a tensor begins in memory; two parameters at one place are one."""
+    return tensor.data_ptr() or id(tensor)  # what has no memory is told apart by its object
 
 
 def _name_of(target: Any) -> str:

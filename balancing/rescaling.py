@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -38,6 +39,9 @@ def rescale(
         ValueError: a name is not a hidden group, a shape does not fit, a factor is not positive
             and finite, or a weight would overflow. Nothing is changed then.
         NotHomogeneousError: the model cannot be traced.
+
+    Warns:
+        UserWarning: an entry other than 0 becomes 0 in the dtype of its parameter (named).
     """
     graph = trace(model)
     graph.check_finite()
@@ -50,9 +54,9 @@ def rescale(
         new = graph.weight(edge).double()
         device = new.device
         blocks = new.shape[0]
-        if into is not None:
-            new = new * into.to(device).view(blocks, -1, 1, 1)
-        new = new / edge.columns(checked.get, new).view(blocks, 1, -1, 1)
+        rows = new.new_ones(()) if into is None else into.to(device).view(blocks, -1, 1, 1)
+        columns = edge.columns(checked.get, new).view(blocks, 1, -1, 1)
+        new = _times_ratio(new, rows, columns)
         shape = graph.model.get_parameter(edge.weight).shape
         changed[edge.weight] = edge.like_weight(new).reshape(shape)
         bias = graph.bias(edge)
@@ -63,9 +67,24 @@ def rescale(
     for name, new in cast.items():
         if not torch.isfinite(new).all():
             raise ValueError(f"these factors would make parameter '{name}' overflow {new.dtype}")
+        lost = int(((new == 0) & (target.get_parameter(name) != 0)).sum())
+        if lost:
+            warnings.warn(
+                f"{lost} entries of parameter '{name}' become 0: rescaled they are too small for "
+                f"{new.dtype}",
+                stacklevel=3,  # the caller's line; torch.no_grad lies in between
+            )
     for name, new in cast.items():
         target.get_parameter(name).copy_(new)
     return target
+
+
+def _times_ratio(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """weight * rows / columns, in the range of float64 throughout if the result is."""
+    (m, rows_exponent), (n, columns_exponent) = torch.frexp(rows), torch.frexp(columns)
+    exponent = (rows_exponent - columns_exponent).double()
+    half = (exponent / 2).floor()  # either half is a power of two that float64 has
+    return weight * (m / n) * torch.exp2(half) * torch.exp2(exponent - half)
 
 
 def _factor(graph: RescalingGraph, name: str, value: Tensor | Sequence[float] | float) -> Tensor:

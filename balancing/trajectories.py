@@ -20,7 +20,7 @@ from scipy.integrate import DOP853
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from balancing._rows import Coordinates, Rows, coordinates
+from balancing._rows import Coordinates, Dual, Rows, coordinates
 from balancing._validate import at_least_zero, exponents
 from balancing.flows import gradients
 from balancing.graph import RescalingGraph, trace
@@ -80,13 +80,14 @@ def integrate_flow(
     r"""Integrate a flow from the model's current weights; the model is not changed.
 
     Without ``p`` this is :func:`~balancing.gradient_flow`, of any module. With ``p`` it is
-    :func:`~balancing.weight_balancing_flow`, in coordinates that have no singularity: for p > 1
+    :func:`~balancing.weight_balancing_flow`, in coordinates that have no pole at zero: for p > 1
     :math:`z = \mathrm{sign}(W)\, \pi^{(p-1)/p}`, which lets weights cross zero; for p <= 1, where
     no weight reaches or leaves zero, :math:`\log |W|` (derived here).
 
     With ReLU the velocity jumps where a unit's pre-activation changes sign for some sample. The
     flow may cross such a kink, or *slide* along it: on both sides the velocity points at the kink,
-    no ordinary solution goes on, and an integrator takes ever smaller steps to and fro.
+    no ordinary solution goes on, and an integrator takes ever smaller steps to and fro. For p > 2
+    the same may happen where a weight is 0: it gets there in finite time, and may stay.
 
     Args:
         model: a module whose parameters are all float64. With ``p`` one that
@@ -98,7 +99,8 @@ def integrate_flow(
         q: exponent across units, above 0; None means ``q = p``.
         weight_decay: :math:`\lambda`, at least 0.
         rtol: relative tolerance of the integrator, for each step and coordinate.
-        atol: absolute tolerance of the integrator.
+        atol: absolute tolerance of the integrator; for a coordinate z it is taken relative to the
+            largest one of the layer at the start, if that is below 1.
         on_sliding: what to do when the flow begins to slide: ``"raise"``, or ``"stop"`` and
             return the trajectory until then.
 
@@ -133,7 +135,8 @@ def integrate_flow(
         raise ValueError(f"on_sliding must be 'raise' or 'stop', got {on_sliding!r}")
     moving = _Moving(model, loss_fn, balanced, decay)
     start = moving.state()
-    solver = DOP853(moving.velocity, grid[0], start, grid[-1], rtol=rtol, atol=atol)
+    absolute = atol * moving.scales()
+    solver = DOP853(moving.velocity, grid[0], start, grid[-1], rtol=rtol, atol=absolute)
     reached, states = [grid[0]], [start]
     recent = deque([-np.inf], maxlen=_SLIDING_STEPS)  # the times of the last steps
     least = _SLIDING_PART * (grid[-1] - grid[0])
@@ -216,6 +219,15 @@ class _Moving:
     def state(self) -> NDArray[np.float64]:
         parts = [chart.of(rows.join(self.weights)) for rows, chart in self.rows]
         return _vector(parts + [self.weights[name] for name in self.others])
+
+    def scales(self) -> NDArray[np.float64]:
+        """What is small for each coordinate: for z, a power of the weights, the layer's largest."""
+        parts = []
+        for rows, chart in self.rows:
+            x = chart.of(rows.join(self.weights))
+            largest = float(x.abs().max()) if isinstance(chart, Dual) and x.numel() else 1.0
+            parts.append(torch.full_like(x, min(largest, 1.0) or 1.0))
+        return _vector(parts + [torch.ones_like(self.weights[name]) for name in self.others])
 
     def place(self, state: NDArray[np.float64] | None) -> list[tuple[Tensor, Tensor]]:
         """Move the network to a state, None for the first; returns x and W of all rows."""

@@ -18,6 +18,7 @@ from balancing import (
     NotHomogeneousError,
     RescalingGraph,
     WeightBalancingDescent,
+    _restoring,
     balance,
     imbalance,
     integrate_flow,
@@ -628,7 +629,97 @@ def test_overflow_is_refused_and_nothing_changes() -> None:
     optimizer = WeightBalancingDescent(task.net, 1e200, 2, 2)
     before = state(task.net)
     task.loss(task.net).backward()
-    with pytest.raises(FloatingPointError, match=r"take an lr below 1e\+200"):
+    with pytest.raises(FloatingPointError, match=r"lr = 1e\+200 leaves the range"):
+        optimizer.step()
+    assert unchanged(task.net, before)
+
+
+@pytest.mark.parametrize(("p", "q"), [(2, 2), (1.5, 1.5), (2, 1)])
+def test_overflow_of_a_narrow_dtype_is_refused(p: float, q: float) -> None:
+    """The step is taken in single precision, where nothing overflows."""
+    net = problem(23).net.half()
+    optimizer = WeightBalancingDescent(net, 10.0, p, q)
+    before = state(net)
+    for weight in net.parameters():
+        weight.grad = torch.full_like(weight, 1e4)
+    with pytest.raises(FloatingPointError, match="the range of the parameters' dtype"):
+        optimizer.step()
+    assert unchanged(net, before)
+    assert optimizer.time == optimizer.deviation == 0
+
+
+def test_no_step_writes_what_is_not_finite() -> None:
+    """With steps far too long for q < p: refused or not, the weights stay finite."""
+    refused = 0
+    for seed in range(10):
+        net = mlp([3, 4, 2], activation="leaky_relu", bias=True, dtype=torch.float64)
+        rng = generator(seed)
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight.normal_(0, 1.5, generator=rng)
+        x = torch.randn(8, 3, dtype=torch.float64, generator=rng)
+        optimizer = WeightBalancingDescent(net, 5.0, 2, 0.25)
+        try:
+            run(optimizer, net, lambda net, x=x: (net(x) - 1).square().mean(), 3)
+        except FloatingPointError:
+            refused += 1
+        assert all(bool(weight.isfinite().all()) for weight in net.parameters())
+    assert refused > 0
+
+
+@pytest.mark.parametrize(("p", "q"), [(1, 20), (2, 20), (20, 2)])
+def test_small_float32_weights_at_large_exponents_take_steps(p: float, q: float) -> None:
+    net = mlp([3, 4, 2])
+    rng = generator(0)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.normal_(0, 0.005, generator=rng)
+    optimizer = WeightBalancingDescent(net, 1e-9, p, q)
+    before = state(net)
+    for weight in net.parameters():
+        weight.grad = torch.randn(weight.shape, generator=rng)
+    optimizer.step()
+    assert not unchanged(net, before)
+
+
+@pytest.mark.parametrize(("p", "q"), [(2, 2), (1, 1), (1.1, 20), (3, 20), (20, 2), (1.5, 3)])
+def test_imbalance_is_restored_from_far_away(p: float, q: float) -> None:
+    """Somebody has rescaled the units by e^(6 N) behind the optimizer's back."""
+    net = network([4, 8, 6, 3])
+    wanted = imbalance(net, p, q)
+    optimizer = WeightBalancingDescent(net, 0.0, p, q, tol=1e-9)
+    rng = generator(1)
+    draw = {"linear1": 8, "linear2": 6}
+    far = {
+        n: (6 * torch.randn(k, dtype=torch.float64, generator=rng)).exp() for n, k in draw.items()
+    }
+    before = copy.deepcopy(net)
+    rescale(net, far, inplace=True)
+    for weight in net.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    assert optimizer.deviation <= 1e-9
+    assert deviation(net, p, q, wanted) <= 2e-9
+    x = torch.randn(5, 4, dtype=torch.float64, generator=rng)
+    torch.testing.assert_close(net(x), before(x), rtol=1e-9, atol=1e-12)
+
+
+def test_what_cannot_be_restored_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_restoring, "_NEWTON_STEPS", 1)
+    task = problem(23)
+    optimizer = WeightBalancingDescent(task.net, 0.1, 3, 3, tol=1e-12)
+    with pytest.warns(UserWarning, match=r"above tol = 1e-12: it could not be restored"):
+        run(optimizer, task.net, task.loss, 1)
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+def test_settings_are_checked_at_each_step(name: str) -> None:
+    task = problem(23)
+    optimizer = WeightBalancingDescent(task.net, 0.01)
+    optimizer.param_groups[0][name] = -1.0
+    before = state(task.net)
+    task.loss(task.net).backward()
+    with pytest.raises(ValueError, match=f"^{name} must be finite and at least 0, got -1"):
         optimizer.step()
     assert unchanged(task.net, before)
 

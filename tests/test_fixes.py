@@ -576,20 +576,31 @@ def test_one_layer_of_hidden_units_with_spread_weights_in_closed_form(
     )
 
 
+@pytest.mark.filterwarnings("ignore:[0-9]+ entries of parameter.* become 0:UserWarning")
+@pytest.mark.parametrize("decades", [300, 70])
 @pytest.mark.parametrize(("p", "q"), [(1, 1), (2, 2), (1, 2), (2, 1), (0.5, 20), (20, 20), (6, 3)])
-def test_weights_spread_over_300_decades(p: float, q: float) -> None:
+def test_weights_spread_over_many_decades(p: float, q: float, decades: int) -> None:
     for seed in range(3):
         net = network([4, 5, 6, 5, 3], seed)
         with torch.no_grad():
             for weight in net.parameters():
-                decades = torch.rand(weight.shape, dtype=torch.float64, generator=generator(seed))
-                weight.mul_(10 ** (300 * decades - 150))
+                part = torch.rand(weight.shape, dtype=torch.float64, generator=generator(seed))
+                weight.mul_(10 ** (decades * (part - 0.5)))
         result = balance(net, p, q)
         assert result.converged
         norm = lpq_norm(result.model, p, q).item()
         assert result.norms[-1].item() == pytest.approx(norm, rel=1e-11)
         assert increase(result.norms) <= 1e-12  # logarithms of up to 20 * 345
-        assert result.check(torch.randn(5, 4, dtype=torch.float64, generator=generator(0))) < 1e-12
+        if decades == 70:  # with 300 the outputs themselves are infinite
+            x = torch.randn(5, 4, dtype=torch.float64, generator=generator(0))
+            assert result.check(x) < 1e-12
+        a = [torch.ones(4).double(), *result.factors.values(), torch.ones(3).double()]
+        weights = zip(net.parameters(), result.model.parameters(), strict=True)
+        for (old, new), before, after in zip(weights, a[:-1], a[1:], strict=True):
+            expected = old.abs().log() + after.log()[:, None] - before.log()
+            kept = expected > -700  # smaller ones are lost, which is warned of
+            close = (new.abs().log() - expected)[kept].abs()
+            assert close.max() < 1e-12  # logarithms of up to 345, resolved to 6e-14
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-40, 1e40, 1e150])
@@ -766,7 +777,7 @@ def test_a_bias_that_would_overflow_is_named() -> None:
 BAD: dict[str, tuple[Callable[[nn.Module], object], str]] = {
     "p": (lambda net: balance(net, 0), "^p must be finite and above 0, got 0"),
     "p NaN": (lambda net: balance(net, math.nan), "^p must be finite and above 0, got nan"),
-    "p text": (lambda net: balance(net, "2"), "^p must be a number above 0, got '2'"),
+    "p text": (lambda net: balance(net, "2"), "^p must be finite and above 0, got '2'"),
     "q": (lambda net: balance(net, 2, -1), "^q must be finite and above 0, got -1"),
     "q infinite": (lambda net: balance(net, 2, math.inf), "^q must be finite and above 0, got inf"),
     "method": (
@@ -796,3 +807,73 @@ def test_bad_arguments_are_named_and_change_nothing(case: str) -> None:
 def test_what_is_no_network_is_refused() -> None:
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module or a RescalingGraph"):
         balance(torch.ones(3))
+
+
+# --- found by an audit ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e30, 1e-90), (1e40, 1e-80), (1e-40, 1e80)])
+def test_factors_larger_than_any_weight(low: float, high: float) -> None:
+    """W a_i leaves float64 here, W a_i / a_j does not."""
+    net = network([1] * 11)
+    with torch.no_grad():
+        for k, weight in enumerate(net.parameters()):
+            weight.fill_(low if k < 5 else high)
+    result = balance(net, max_iter=5000, tol=1e-9)
+    for weight in result.model.parameters():
+        assert weight.item() == pytest.approx((low * high) ** 0.5, rel=1e-6)
+    assert result.check(torch.ones(1, 1, dtype=torch.float64)) < 1e-12
+
+
+def test_check_says_when_an_output_became_nan() -> None:
+    net = network([1, 2, 1]).half()
+    with torch.no_grad():
+        net.linear1.weight.fill_(1)
+        net.linear2.weight.copy_(torch.tensor([[1e4, -1e4]]))
+    result = balance(net)  # its hidden units overflow
+    assert math.isnan(result.check(torch.full((2, 1), 1000.0).half()))
+
+
+def test_check_without_samples_and_with_named_outputs() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network([3, 4, 2])
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.body(x)}
+
+    net = Named()
+    result = balance(net)
+    assert result.check(torch.zeros(0, 3).double()) == 0
+    assert 0 < result.check(torch.randn(5, 3).double()) < 1e-12
+
+
+def test_module_with_two_names() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(3, 4)
+            self.alias = self.first
+            self.last = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.alias(x).relu())
+
+    assert balance(Twice().double()).check(torch.randn(5, 3).double()) < 1e-12
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float32, torch.tensor])
+def test_numbers_of_numpy_and_torch(kind: Callable[[int], float]) -> None:
+    net = network([3, 4, 2])
+    expected = balance(net, 2, 1, max_iter=5000)
+    assert torch.equal(balance(net, kind(2), kind(1), max_iter=5000).norms, expected.norms)
+
+
+def test_entries_that_become_zero_are_warned_of() -> None:
+    net = network([2, 3, 1], bias=True).bfloat16()
+    with torch.no_grad():
+        net.linear1.weight.mul_(1e18)
+        net.linear1.bias.fill_(1e-33)
+    with pytest.warns(UserWarning, match=r"3 entries of parameter 'linear1\.bias' become 0"):
+        balance(net)

@@ -1,13 +1,16 @@
 """The rescaling graph: what is found, what is refused, and how it is reported."""
 
 import pickle
+import warnings
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from strategies import state, unchanged
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from balancing import (
     Edge,
@@ -309,3 +312,100 @@ def test_check_finite_names_the_parameter_and_counts() -> None:
         net.linear2.weight[0, :2] = torch.inf
     with pytest.raises(ValueError, match=r"parameter 'linear2\.weight' has 2 NaN or infinite"):
         graph.check_finite()
+
+
+# --- weights that are not the layer's own --------------------------------------------------------
+
+
+class Tied(nn.Module):
+    """The last layer's weight is that of the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.hidden = nn.Embedding(7, 4), nn.Linear(4, 4)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(self.embedding(x)).relu())
+
+
+class Transposed(nn.Module):
+    """An autoencoder whose decoder reads the encoder's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.inner = nn.Linear(4, 5), nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        code = self.inner(self.encoder(x).relu()).tanh()
+        return nn.functional.linear(code, self.encoder.weight.t())
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other, self.first, self.last = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 2)
+        self.first.weight = self.other.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).relu())
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "other"),
+    [
+        (Tied, "head", "embedding.weight"),
+        (Transposed, "encoder", "'encoder_weight' in forward"),
+        (Unused, "first", "other.weight"),
+    ],
+)
+def test_weight_that_something_else_uses(model: type[nn.Module], layer: str, other: str) -> None:
+    with pytest.raises(NotHomogeneousError, match=f"'{layer}.*is also {other}"):
+        trace(model(), on_unsupported="freeze")
+
+
+def test_two_parameters_in_one_place() -> None:
+    net = mlp([3, 3, 3])
+    net.linear2.weight = nn.Parameter(net.linear1.weight.data)
+    with pytest.raises(NotHomogeneousError, match=r"'linear1\.weight' is also linear2\.weight"):
+        trace(net)
+
+
+def test_parameters_side_by_side_in_one_buffer() -> None:
+    net, flat = mlp([3, 3, 3]), torch.randn(18)
+    for k, layer in enumerate((net.linear1, net.linear2)):
+        layer.weight = nn.Parameter(flat[9 * k : 9 * k + 9].view(3, 3))
+    assert list(trace(net).hidden) == ["linear1"]
+
+
+def test_layers_whose_weights_are_not_there() -> None:
+    pruned = mlp([3, 4, 2])
+    prune.l1_unstructured(pruned.linear1, "weight", 2)
+    lazy = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(2))
+    for net, message in (
+        (pruned, "its weight is no parameter but computed from others, as by pruning"),
+        (lazy, "its size is not known yet; run the model on an input first"),
+        (empty_layer(), "it has no weights: one of its widths is 0"),
+    ):
+        with pytest.raises(NotHomogeneousError, match=message):
+            trace(net)
+
+
+def empty_layer() -> nn.Module:
+    with warnings.catch_warnings():  # torch says that initialization has nothing to do
+        warnings.simplefilter("ignore", UserWarning)
+        return nn.Sequential(nn.Linear(3, 0), nn.ReLU(), nn.Linear(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": torch.complex64}, r"'0\.weight' is torch\.complex64; weights must be real"),
+        ({"device": "meta"}, r"'0\.weight' has no values: it is on the meta device"),
+    ],
+)
+def test_parameters_without_real_values(options: dict[str, Any], message: str) -> None:
+    net = nn.Sequential(nn.Linear(3, 4, **options), nn.Identity(), nn.Linear(4, 2, **options))
+    with pytest.raises(ValueError, match=message):
+        trace(net).check_finite()

@@ -483,3 +483,22 @@ def test_sliding_is_noticed_in_these_coordinates_too() -> None:
     second = end.linear2(end.activation1(first))
     # on the kink up to the integrator's tolerance
     assert torch.cat([first.flatten(), second.flatten()]).abs().min() <= 1e-7
+
+
+@pytest.mark.parametrize("size", [0.1, 0.01, 0.003])
+@pytest.mark.parametrize(("p", "q"), [(3, 3), (3, 1)])
+def test_small_weights_keep_their_imbalance_too(p: float, q: float, size: float) -> None:
+    """The coordinates are powers of the weights, and the tolerance is relative to them."""
+    net = mlp([3, 4, 2], activation="linear", bias=True, dtype=torch.float64)
+    rng = generator(1)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.normal_(0, size, generator=rng)
+    x = torch.randn(6, 3, dtype=torch.float64, generator=rng)
+    y = torch.randn(6, 2, dtype=torch.float64, generator=rng)
+    path = integrate_flow(
+        net, lambda net: (net(x) - y).square().mean(), [0, 0.5, 1], p=p, q=q, on_sliding="stop"
+    )
+    values = torch.cat(list(path.measure(lambda net: imbalance(net, p, q, bias=True)).values()), 1)
+    with torch.no_grad():
+        assert (values - values[0]).abs().max() <= 1e-8 * lpq_norm(net, p, q) ** q
