@@ -10,7 +10,7 @@ import pytest
 import torch
 from strategies import generator
 
-from balancing import balance, lpq_norm
+from balancing import balance, lpq_norm, rescale, trace
 from balancing.claims.saul2023 import FIRST_MEASURED
 from balancing.experiments import EXPERIMENTS
 from balancing.experiments.saul2023 import Figure2Config, figure2
@@ -87,6 +87,24 @@ def test_ratios_at_full_size(seed: int) -> None:
     first, tenth, _ = FIRST_MEASURED[2, 2][2]
     assert float(norms[1] / norms[0]) == pytest.approx(first, abs=5e-3)
     assert float(norms[10] / norms[0]) == pytest.approx(tenth, abs=5e-3)
+
+
+@pytest.mark.parametrize("widths", Figure2Config().networks)
+def test_minimal_norm_is_the_same_from_any_start(widths: tuple[int, ...]) -> None:
+    """At full size, with every unit rescaled by e^N."""
+    rng = generator(5)
+    graph = trace(mlp(widths, bias=True, dtype=torch.float64, generator=rng))
+    draw = {
+        name: torch.randn(group.size, dtype=torch.float64, generator=rng).exp()
+        for name, group in graph.hidden.items()
+    }
+    moved = trace(rescale(graph, draw))
+    for p, q in ((1, 1), (2, 2), (1, 2)):
+        one, other = (balance(each, p, q, method="multiplicative") for each in (graph, moved))
+        assert one.converged
+        assert other.converged
+        # near the minimum the norm is a square of the imbalance, 1e-6
+        assert float(other.norms[-1]) == pytest.approx(float(one.norms[-1]), rel=1e-9)
 
 
 def test_record_is_of_the_default_config() -> None:
