@@ -22,6 +22,7 @@ from balancing.experiments.du2018 import figure1 as run_figure1
 from balancing.experiments.du2018 import figure2 as run_figure2
 from balancing.experiments.saul2023 import Figure2Config as SaulConfig
 from balancing.experiments.saul2023 import figure2 as run_saul_figure2
+from balancing.plots._style import COLOURS
 
 INK = "#010203"  # becomes the page's own text colour
 SVG = "application/vnd.balancing.figure+svg"
@@ -282,7 +283,7 @@ def test_svg(name: str) -> None:
 
 def test_curves_keep_their_own_colours() -> None:
     svg = svg_of(plots.losses(TABLE))
-    for colour in plots.COLOURS[:2]:
+    for colour in COLOURS[:2]:
         assert colour in svg
 
 
@@ -338,7 +339,7 @@ def contrast(colour: str, background: tuple[float, float, float]) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("colour", plots.COLOURS)
+@pytest.mark.parametrize("colour", COLOURS)
 def test_colours_are_legible_on_light_and_dark_pages(colour: str) -> None:
     assert contrast(colour, (1, 1, 1)) >= 3
     assert contrast(colour, (0.07, 0.07, 0.07)) >= 3

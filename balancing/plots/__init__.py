@@ -1,0 +1,83 @@
+"""The book's figures: one style, one function a figure, each from a table or tensors.
+
+Functions return a matplotlib Figure. :func:`show` displays it in a notebook in two forms: an SVG
+whose text and axes take the page's own colour, so that it is at home on light and dark pages, and
+a PNG for every other viewer. Lines differ in dash as well as in colour, for readers without
+colour.
+"""
+
+from balancing.plots._style import FigureOutput, show
+from balancing.plots.factorization import (
+    escape,
+    figure1,
+    rank_one_steps,
+    schedules,
+    signal_ratios,
+    two_stages,
+)
+from balancing.plots.fixes import (
+    auxiliary,
+    convergence,
+    descent,
+    diffusion,
+    hinge,
+    modes,
+    norm_contours,
+    one_unit,
+    phases,
+    safe_exponents,
+)
+from balancing.plots.flows import departure, finite_steps, imbalance_decay, mobility, pairing, race
+from balancing.plots.invariants import (
+    conserved,
+    drift,
+    drifts,
+    entries,
+    figure2,
+    hyperbolas,
+    kept,
+    losses,
+    predicted_drift,
+    rescaled,
+    shared,
+    unrolled,
+)
+
+__all__ = [
+    "FigureOutput",
+    "auxiliary",
+    "conserved",
+    "convergence",
+    "departure",
+    "descent",
+    "diffusion",
+    "drift",
+    "drifts",
+    "entries",
+    "escape",
+    "figure1",
+    "figure2",
+    "finite_steps",
+    "hinge",
+    "hyperbolas",
+    "imbalance_decay",
+    "kept",
+    "losses",
+    "mobility",
+    "modes",
+    "norm_contours",
+    "one_unit",
+    "pairing",
+    "phases",
+    "predicted_drift",
+    "race",
+    "rank_one_steps",
+    "rescaled",
+    "safe_exponents",
+    "schedules",
+    "shared",
+    "show",
+    "signal_ratios",
+    "two_stages",
+    "unrolled",
+]
