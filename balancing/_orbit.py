@@ -13,7 +13,7 @@ each layer. Factors and sums are kept as logarithms, so that no power of them ov
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from balancing.graph import Edge, RescalingGraph
 
-__all__ = ["Orbit", "Point"]
+__all__ = ["Layer", "Orbit", "Part", "Point", "largest_imbalance"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Orbit:
             self.slots[name] = slice(self.size, self.size + group.size)
             self.size += group.size
         self.device = next((graph.weight(e).device for e in graph.edges), torch.device("cpu"))
-        self.layers = [_Layer(graph, edge, p, self) for edge in graph.edges]
+        self.layers = [Layer(graph, edge, p, self) for edge in graph.edges]
         none = torch.zeros(0, dtype=torch.long, device=self.device)  # there may be no layer
         self.targets = torch.cat([none, *(layer.targets for layer in self.layers)])
         self.sources = torch.cat([none, *(layer.sources for layer in self.layers)])
@@ -88,22 +88,20 @@ class Orbit:
         into, out = [theta[:0]], [theta[:0]]
         for layer in self.layers:
             log_x = -self.p * theta[layer.sources]
-            row = layer.sums(log_x, of_rows=True)
+            row = layer.whole.sums(log_x, of_rows=True)
             total = (self.q / self.p) * (self.p * theta[layer.targets] + row)  # ||w_i||_p^q
             log_y = torch.where(row == -math.inf, row, total - row)
             into.append(total)
-            out.append(log_x + layer.sums(log_y, of_rows=False))
+            out.append(log_x + layer.whole.sums(log_y, of_rows=False))
         totals = torch.cat(into)
         log_in = _scattered_logsumexp(totals, self.targets, self.size)
         log_out = _scattered_logsumexp(torch.cat(out), self.sources, self.size)
-        apart = (log_in - log_out)[self.live].abs()
         return Point(
             theta,
             log_in,
             log_out,
             norm=float((torch.logsumexp(totals, 0) / self.q).exp()),
-            # |in - out| / (in + out), without leaving the logarithms
-            max_imbalance=float((apart / 2).tanh().max()) if len(apart) else 0.0,
+            max_imbalance=largest_imbalance((log_in - log_out)[self.live]),
         )
 
     def indices(self, group: str, size: int) -> Tensor:
@@ -123,11 +121,11 @@ class Orbit:
             for layer in self.layers if forward else reversed(self.layers):
                 ends = (layer.sources, layer.targets)
                 start, end = ends if forward else ends[::-1]
-                reached[end[layer.carries(reached[start], to_rows=forward)]] = True
+                reached[end[layer.whole.carries(reached[start], to_rows=forward)]] = True
         return reached
 
 
-class _Layer:
+class Layer:
     """|W|^p of one edge, summed over taps and repeated columns.
 
     ``power``, shape (blocks, targets, sources), holds the sums themselves as long as they can be
@@ -144,54 +142,39 @@ class _Layer:
         float64 = torch.finfo(torch.float64)
         lost = float64.tiny * max(self.power.shape) * (1 + float(self.power.max()))
         self.floor = lost / float64.eps
-        self.empty = {of_rows: self.find_empty(of_rows) for of_rows in (True, False)}
         self.targets = orbit.indices(edge.target, self.power.shape[0] * self.power.shape[1])
         self.sources = torch.cat([orbit.indices(s.group, s.size) for s in edge.sources])
+        self.parts = tuple(self._split())
+        self.whole = self.parts[0] if len(self.parts) == 1 else Part(self)
 
-    def sums(self, log_x: Tensor, *, of_rows: bool) -> Tensor:
-        """Logarithms of the sums over each row (or column) of |W|^p x; -inf where all W are 0.
+    def _split(self) -> Iterator[Part]:
+        """A part for each source, or several where it covers a block incompletely."""
+        width = self.power.shape[2]
+        at = start = 0
+        for source in self.edge.sources:
+            while at < start + source.size:
+                block, column = divmod(at, width)
+                left = start + source.size - at
+                count = left // width if column == 0 else 0  # blocks that are covered whole
+                after = at + (count * width or min(left, width - column))
+                yield Part(
+                    self,
+                    slice(block, block + max(count, 1)),
+                    slice(column, width if count else column + after - at),
+                    source.group,
+                    slice(at - start, after - start),
+                )
+                at = after
+            start = at
 
-        Args:
-            log_x: log x, one number for each column (or row).
-            of_rows: sum over rows rather than columns.
-        """
-        self.read += self.power.numel()
-        along_rows = (len(self.power), 1, -1)
-        if not self.is_log:
-            shift = max(float(log_x.max()), torch.finfo(torch.float64).min)
-            x = (log_x - shift).exp().view(along_rows).mT
-            sums = (_oriented(self.power, of_rows) @ x).flatten()
-            if self.trusts(sums, of_rows):
-                return sums.log() + shift
-            self.power = self.per_unit(self.weight().log_().mul_(self.p), torch.logsumexp)
-            self.is_log = True
-        terms = _oriented(self.power, of_rows) + log_x.view(along_rows)
-        return torch.logsumexp(terms, 2).flatten()
-
-    def trusts(self, sums: Tensor, of_rows: bool) -> bool:
-        """Whether no sum has overflowed, or lost by underflow what could be seen."""
-        low, high = sums.aminmax()
-        if self.floor <= low and high < math.inf:
-            return True
-        doubtful = ~((self.floor <= sums) & (sums < math.inf))  # not >: it may be NaN
-        return bool(self.empty[of_rows][doubtful].all())
-
-    def carries(self, reached: Tensor, *, to_rows: bool) -> Tensor:
-        """Whether a nonzero weight leads to each row from a reached column (or the converse)."""
-        if reached.all():
-            return ~self.empty[to_rows]
-        from_reached = reached.view(len(self.power), 1, -1)
-        return (_oriented(self.nonzero, to_rows) & from_reached).any(2).flatten()
-
-    def find_empty(self, of_rows: bool) -> Tensor:
-        """Whether each row (or column) has no nonzero weight."""
-        empty = _oriented(self.power, of_rows).sum(2).flatten() == 0
-        if empty.any():  # or underflow has made it look so
-            empty = ~_oriented(self.nonzero, of_rows).any(2).flatten()
-        return empty
+    def to_log(self) -> None:
+        """Hold logarithms from now on."""
+        self.power = self.per_unit(self.weight().log_().mul_(self.p), torch.logsumexp)
+        self.is_log = True
 
     @cached_property
     def nonzero(self) -> Tensor:
+        """Whether a nonzero weight leads from a source to a target: shape as ``power``."""
         return self.per_unit(self.weight() != 0, torch.any)
 
     def weight(self) -> Tensor:
@@ -209,6 +192,96 @@ class _Layer:
         return torch.cat(
             [combine(part.unflatten(2, u), 3) for part, u in zip(parts, units, strict=True)], 2
         )
+
+
+class Part:
+    """The entries of a layer that read one group; by default, all of them.
+
+    Attributes:
+        group: name of the group read.
+        units: which of its units.
+        rows: which rows of the layer the part writes to.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        blocks: slice = slice(None),
+        columns: slice = slice(None),
+        group: str = "",
+        units: slice = slice(None),
+    ) -> None:
+        self.layer, self.group, self.units = layer, group, units
+        self._blocks, self._columns = blocks, columns
+        self.shape = self.power.shape
+        first = (blocks.start or 0) * self.shape[1]
+        self.rows = slice(first, first + self.shape[0] * self.shape[1])
+        self._empty: dict[bool, Tensor] = {}
+
+    @property
+    def power(self) -> Tensor:
+        """A view of the layer's, shape (blocks, targets, sources)."""
+        return self.layer.power[self._blocks, :, self._columns]
+
+    def sums(self, log_x: Tensor, *, of_rows: bool, empty: Tensor | None = None) -> Tensor:
+        """Logarithms of the sums over each row (or column) of |W|^p x; -inf where all W are 0.
+
+        Args:
+            log_x: log x, one number for each column (or row).
+            of_rows: sum over rows rather than columns.
+            empty: where no W has an x above 0, if not only where all W are 0.
+        """
+        self.layer.read += self.shape.numel()
+        blocks = self.shape[0]
+        if not self.layer.is_log:
+            shift = max(float(log_x.max()), torch.finfo(torch.float64).min)
+            x = (log_x - shift).exp()
+            matrix = _oriented(self.power, of_rows)
+            if blocks == 1:
+                sums = matrix[0] @ x
+            elif matrix.shape[2] == 1:
+                sums = (matrix * x.view(blocks, 1, 1)).flatten()
+            else:
+                sums = (matrix @ x.view(blocks, -1, 1)).flatten()
+            if self._trusts(sums, of_rows, empty):
+                return sums.log_().add_(shift)
+            self.layer.to_log()
+        terms = _oriented(self.power, of_rows) + log_x.view(blocks, 1, -1)
+        return torch.logsumexp(terms, 2).flatten()
+
+    def carries(self, reached: Tensor, *, to_rows: bool) -> Tensor:
+        """Whether a nonzero weight leads to each row from a reached column (or the converse)."""
+        if reached.all():
+            return ~self.empty(to_rows)
+        from_reached = reached.view(self.shape[0], 1, -1)
+        return (_oriented(self._nonzero, to_rows) & from_reached).any(2).flatten()
+
+    def _trusts(self, sums: Tensor, of_rows: bool, empty: Tensor | None) -> bool:
+        """Whether no sum has overflowed, or lost by underflow what could be seen."""
+        low, high = sums.aminmax()
+        if self.layer.floor <= low and high < math.inf:
+            return True
+        doubtful = ~((self.layer.floor <= sums) & (sums < math.inf))  # not >: it may be NaN
+        empty = self.empty(of_rows) if empty is None else empty
+        return bool(empty[doubtful].all())
+
+    def empty(self, of_rows: bool) -> Tensor:
+        """Whether each row (or column) has no nonzero weight."""
+        if of_rows not in self._empty:
+            empty = _oriented(self.power, of_rows).sum(2).flatten() == 0
+            if empty.any():  # or underflow has made it look so
+                empty = ~_oriented(self._nonzero, of_rows).any(2).flatten()
+            self._empty[of_rows] = empty
+        return self._empty[of_rows]
+
+    @property
+    def _nonzero(self) -> Tensor:
+        return self.layer.nonzero[self._blocks, :, self._columns]
+
+
+def largest_imbalance(log_ratio: Tensor) -> float:
+    """Largest |in - out| / (in + out) from log (in / out), without leaving the logarithms."""
+    return float((log_ratio.abs() / 2).tanh().max()) if len(log_ratio) else 0.0  # no unit
 
 
 def _oriented(matrix: Tensor, of_rows: bool) -> Tensor:

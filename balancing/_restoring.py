@@ -19,7 +19,8 @@ they minimize the upper bound of :math:`\varphi` in which units do not interact,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,17 +77,18 @@ class Imbalance:
     Attributes:
         inflow: shape (units,), incoming shares of each unit at the theta of the last :meth:`move`.
         outflow: shape (units,), outgoing shares.
+        passes: how often all entries of |W|^p have been read.
     """
 
     def __init__(self, layers: Sequence[Powers], units: int, p: float, q: float) -> None:
-        self.layers, self.p, self.q = layers, p, q
+        self.layers, self.p, self.q, self.passes = layers, p, q, 0
         self.steepness = 2 * (p if p == q else p + 3 * q)
         self.move(layers[0].rest.new_zeros(units))
 
     def move(self, theta: Tensor) -> None:
         """Evaluate at theta, whose last entry is 0."""
         self.inflow, self.outflow = torch.zeros_like(theta), torch.zeros_like(theta)
-        self.theta, self.states = theta, []
+        self.theta, self.states, self.passes = theta, [], self.passes + 2
         power = torch.exp(self.p * theta)
         for layer in self.layers:
             x, sums = 1 / power[layer.sources], layer.rest
@@ -102,7 +104,7 @@ class Imbalance:
 
     def times_hessian(self, v: Tensor) -> Tensor:
         """The derivative of the imbalance along v."""
-        p, q = self.p, self.q
+        p, q, self.passes = self.p, self.q, self.passes + 2
         result = p * v * self.outflow
         for layer, state in zip(self.layers, self.states, strict=True):
             at_rows = v[layer.targets]
@@ -114,6 +116,11 @@ class Imbalance:
             along = _ratio(state.total, state.sums) * (q * at_rows - (q - p) * mean)
             _add(result, layer.sources, -state.x * _times(layer.power.mT, along))
         return result
+
+    def shares(self) -> Iterator[Tensor]:
+        """The shares of each layer, shape (blocks, rows, columns)."""
+        for layer, state in zip(self.layers, self.states, strict=True):
+            yield _ratio(state.total, state.sums)[:, :, None] * layer.power * state.x[:, None, :]
 
     def solve(self, target: Tensor, tol: float) -> tuple[Tensor, float]:
         """Find theta where the imbalance is the target.
@@ -140,7 +147,10 @@ class Imbalance:
                 break
             # quadratic convergence needs no better a direction than this
             accuracy = max(tol / 4, min(0.1, deviation) * deviation)
-            direction = self._newton_direction(residual, live, size * accuracy)
+            scale = torch.where(live, self.q * self.inflow + self.p * self.outflow, 1.0)
+            direction = self.newton_direction(
+                residual, live, size * accuracy, functools.partial(torch.mul, 1 / scale)
+            )
             self._advance(direction, target)
         return self.theta, deviation
 
@@ -165,13 +175,18 @@ class Imbalance:
                 return
             part = max(part / 2, guaranteed)
 
-    def _newton_direction(self, residual: Tensor, live: Tensor, accuracy: Tensor) -> Tensor:
+    def newton_direction(
+        self,
+        residual: Tensor,
+        live: Tensor,
+        accuracy: Tensor,
+        precondition: Callable[[Tensor], Tensor],
+    ) -> Tensor:
         """Conjugate gradients, preconditioned, until every entry of the residual is accurate."""
-        scale = torch.where(live, self.q * self.inflow + self.p * self.outflow, 1.0)
         direction, step = torch.zeros_like(residual), torch.zeros_like(residual)
         before = 1.0
         for _ in range(_CG_STEPS):
-            scaled = residual / scale
+            scaled = precondition(residual)
             now = float(residual @ scaled)
             step = scaled + now / before * step
             product = torch.where(live, self.times_hessian(step), 0.0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,7 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from balancing._orbit import Orbit, Point
+from balancing._two_level import two_level
 from balancing._validate import exponents, number, whole
 from balancing.graph import RescalingGraph, trace
 from balancing.rescaling import rescale
@@ -41,7 +42,8 @@ class BalanceResult:
             (iterations + 1,); before the weights are rounded to their dtype.
         iterations: number of updates of the factors.
         passes: how often the entries of :math:`|W|^p` were read, all of them together counting as
-            one. Algorithm 1 takes two passes for the start and two for each iteration.
+            one. Algorithm 1 takes two passes for the start and two for each iteration; an
+            iteration of the two-level method takes two to three.
         converged: whether ``max_imbalance`` came down to the tolerance.
         max_imbalance: largest relative imbalance of a hidden unit that is not skipped:
             ``|in - out| / (in + out)``, of its incoming and outgoing shares; 0 if there is none.
@@ -102,7 +104,7 @@ def balance(
     p: float = 2,
     q: float | None = None,
     *,
-    method: Literal["auto", "multiplicative"] = "auto",
+    method: Literal["auto", "two-level", "multiplicative"] = "auto",
     tol: float = 1e-6,
     max_iter: int = 1000,
     inplace: bool = False,
@@ -119,14 +121,16 @@ def balance(
         model: a module that :func:`~balancing.trace` accepts, or its graph.
         p: exponent within the incoming weights of a unit, above 0.
         q: exponent across units, above 0; None means ``q = p``.
-        method: ``"multiplicative"`` for Algorithm 1 of Saul 2023, or ``"auto"`` for the best
-            method there is.
+        method: ``"two-level"`` for exact updates of the units of alternate layers and of layers
+            as a whole, in turn; ``"multiplicative"`` for Algorithm 1 of Saul 2023. Both find the
+            same factors. ``"auto"`` is ``"two-level"``, the faster by far.
         tol: stop when no live hidden unit has a relative imbalance
             ``|in - out| / (in + out)`` above this.
         max_iter: stop after so many iterations.
         inplace: change the given model instead of a copy.
         callback: called with the number of iterations done, the norm and the largest relative
-            imbalance, first before any iteration.
+            imbalance, first before any iteration. The two-level method, where it extrapolates,
+            reports the largest imbalance that an iteration met, not the one that it left.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -149,22 +153,19 @@ def balance(
     max_iter = whole("max_iter", max_iter)
     graph = trace(model)
     graph.check_finite()
-    chosen = "multiplicative" if method == "auto" else method
+    chosen = "two-level" if method == "auto" else method
     orbit = Orbit(graph, p, q)
-    point = orbit.at(orbit.start)
-    norms = [point.norm]
+    norms = []
     with tqdm(total=max_iter, desc="balance", disable=not progress, mininterval=0.5) as bar:
-        while True:
-            iteration = len(norms) - 1
+        for iteration, point in enumerate(_METHODS[chosen](orbit, tol)):
+            norms.append(point.norm)
             if callback is not None:
                 callback(iteration, point.norm, point.max_imbalance)
+            bar.set_postfix(imbalance=f"{point.max_imbalance:.1e}", refresh=False)
+            bar.update(iteration - bar.n)
             converged = point.max_imbalance <= tol
             if converged or iteration == max_iter:
                 break
-            point = orbit.at(_METHODS[chosen](orbit, point))
-            norms.append(point.norm)
-            bar.set_postfix(imbalance=f"{point.max_imbalance:.1e}", refresh=False)
-            bar.update()
 
     factors = {group: point.theta[units].exp() for group, units in orbit.slots.items()}
     for group, values in factors.items():
@@ -196,13 +197,19 @@ def balance(
     )
 
 
-# A method is a rule for the next log factors; balance() has the loop.
+# A method is an endless iterator of points, the start first; balance() has the loop.
 
 
-def _multiplicative(orbit: Orbit, point: Point) -> Tensor:
+def _multiplicative(orbit: Orbit, tol: float) -> Iterator[Point]:
     """Algorithm 1: all hidden units at once, a <- a (out / in)^(1 / (4 max(p, q)))."""
-    step = (point.log_out - point.log_in) / (4 * max(orbit.p, orbit.q))
-    return point.theta + torch.where(orbit.live, step, 0.0)
+    point = orbit.at(orbit.start)
+    while True:
+        yield point
+        step = (point.log_out - point.log_in) / (4 * max(orbit.p, orbit.q))
+        point = orbit.at(point.theta + torch.where(orbit.live, step, 0.0))
 
 
-_METHODS: dict[str, Callable[[Orbit, Point], Tensor]] = {"multiplicative": _multiplicative}
+_METHODS: dict[str, Callable[[Orbit, float], Iterator[Point]]] = {
+    "two-level": two_level,
+    "multiplicative": _multiplicative,
+}

@@ -1,6 +1,7 @@
 """The fix: against Algorithm 1 as printed, scipy's minimum, and norm and imbalance themselves."""
 
 import copy
+import functools
 import itertools
 import math
 import warnings
@@ -48,7 +49,7 @@ def few(model: nn.Module | RescalingGraph, p: float, q: float, updates: int) -> 
     """So many updates, converged or not."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"balance\(\) stopped")
-        return balance(model, p, q, tol=1e-300, max_iter=updates)
+        return balance(model, p, q, method="multiplicative", tol=1e-300, max_iter=updates)
 
 
 def spread_factors(graph: RescalingGraph, seed: int, by: float = 1.0) -> dict[str, Tensor]:
@@ -266,7 +267,8 @@ def test_one_hidden_unit_in_closed_form() -> None:
 def test_stops_at_the_tolerance_and_counts() -> None:
     net = network([4, 6, 5, 2], bias=True)
     seen: list[tuple[int, float, float]] = []
-    result = balance(net, tol=1e-4, callback=lambda *row: seen.append(row))
+    once = functools.partial(balance, method="multiplicative")
+    result = once(net, tol=1e-4, callback=lambda *row: seen.append(row))
     count, norms, left = (list(column) for column in zip(*seen, strict=True))
     assert count == list(range(result.iterations + 1))
     assert norms == result.norms.tolist()
@@ -279,16 +281,22 @@ def test_stops_at_the_tolerance_and_counts() -> None:
         f"{result.iterations} iterations, imbalance {left[-1]:.1e}, converged, 0 units skipped)"
     )
     assert balance(result.model, tol=1e-4).iterations == 0
-    looser = balance(net, tol=1e-2)
+    looser = once(net, tol=1e-2)
     assert looser.iterations < result.iterations
     assert looser.norms.tolist() == norms[: looser.iterations + 1]
 
 
 def test_methods() -> None:
     net = network([4, 6, 5, 2])
-    one, two = (balance(net, 1, 2, method=method) for method in ("auto", "multiplicative"))
-    assert one.method == two.method == "multiplicative"
-    assert one.norms.tolist() == two.norms.tolist()
+    auto, fast, plain = (
+        balance(net, 1, 2, method=m, tol=1e-9) for m in ("auto", "two-level", "multiplicative")
+    )
+    assert auto.method == fast.method == "two-level"
+    assert auto.norms.tolist() == fast.norms.tolist()
+    assert plain.method == "multiplicative"
+    assert plain.iterations > 5 * fast.iterations
+    for group, factors in fast.factors.items():
+        torch.testing.assert_close(factors, plain.factors[group], rtol=1e-7, atol=0)
 
 
 def test_unconverged_fix_warns_and_returns_what_it_has() -> None:
@@ -329,7 +337,7 @@ def test_copy_and_in_place_agree() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_what_the_callback_raises_passes_and_leaves_the_model(error: type[BaseException]) -> None:
-    net = network([4, 6, 2])
+    net = network([4, 6, 5, 2])
     before = state(net)
 
     def stop(iteration: int, norm: float, left: float) -> None:
@@ -782,7 +790,7 @@ BAD: dict[str, tuple[Callable[[nn.Module], object], str]] = {
     "q infinite": (lambda net: balance(net, 2, math.inf), "^q must be finite and above 0, got inf"),
     "method": (
         lambda net: balance(net, method="newton"),
-        "^method must be one of auto, multiplicative, got 'newton'",
+        "^method must be one of auto, two-level, multiplicative, got 'newton'",
     ),
     "tol": (lambda net: balance(net, tol=0), "^tol must be a finite number above 0, got 0"),
     "tol NaN": (lambda net: balance(net, tol=math.nan), "^tol must be .* got nan"),
