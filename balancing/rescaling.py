@@ -44,6 +44,29 @@ def rescale(
         UserWarning: an entry other than 0 becomes 0 in the dtype of its parameter (named).
     """
     graph = trace(model)
+    changed = rescaled(graph, factors)
+    target = graph.model if inplace else copy.deepcopy(graph.model)
+    for name, new in changed.items():
+        lost = int(((new == 0) & (target.get_parameter(name) != 0)).sum())
+        if lost:
+            warnings.warn(
+                f"{lost} entries of parameter '{name}' become 0: rescaled they are too small for "
+                f"{new.dtype}",
+                stacklevel=3,  # the caller's line; torch.no_grad lies in between
+            )
+    for name, new in changed.items():
+        target.get_parameter(name).copy_(new)
+    return target
+
+
+def rescaled(
+    graph: RescalingGraph, factors: Mapping[str, Tensor | Sequence[float] | float]
+) -> dict[str, Tensor]:
+    """What :func:`rescale` would write: parameter name -> new values, in the parameter's dtype.
+
+    Raises:
+        ValueError: as :func:`rescale`.
+    """
     graph.check_finite()
     checked = {name: _factor(graph, name, value) for name, value in factors.items()}
     changed: dict[str, Tensor] = {}
@@ -62,21 +85,12 @@ def rescale(
         bias = graph.bias(edge)
         if edge.bias is not None and bias is not None and into is not None:
             changed[edge.bias] = bias.double() * into.to(device)
-    target = graph.model if inplace else copy.deepcopy(graph.model)
-    cast = {name: new.to(target.get_parameter(name).dtype) for name, new in changed.items()}
-    for name, new in cast.items():
-        if not torch.isfinite(new).all():
-            raise ValueError(f"these factors would make parameter '{name}' overflow {new.dtype}")
-        lost = int(((new == 0) & (target.get_parameter(name) != 0)).sum())
-        if lost:
-            warnings.warn(
-                f"{lost} entries of parameter '{name}' become 0: rescaled they are too small for "
-                f"{new.dtype}",
-                stacklevel=3,  # the caller's line; torch.no_grad lies in between
-            )
-    for name, new in cast.items():
-        target.get_parameter(name).copy_(new)
-    return target
+    for name, new in changed.items():
+        cast = new.to(graph.model.get_parameter(name).dtype)
+        if not torch.isfinite(cast).all():
+            raise ValueError(f"these factors would make parameter '{name}' overflow {cast.dtype}")
+        changed[name] = cast
+    return changed
 
 
 def _times_ratio(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
