@@ -23,10 +23,16 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from balancing._orbit import Orbit, Point
+from balancing._powers_of_two import (
+    check_dtypes,
+    check_restorable,
+    nearest_powers,
+    powers_of_two,
+)
 from balancing._two_level import two_level
 from balancing._validate import exponents, number, whole
 from balancing.graph import RescalingGraph, trace
-from balancing.rescaling import rescale
+from balancing.rescaling import rescale, rescaled
 
 __all__ = ["BalanceResult", "balance"]
 
@@ -40,13 +46,17 @@ class BalanceResult:
         factors: hidden group name -> factors of its units, float64 tensor of shape (units,).
         norms: the norm at the start and after each iteration, float64 tensor of shape
             (iterations + 1,); before the weights are rounded to their dtype.
-        iterations: number of updates of the factors.
+        iterations: number of updates of the factors; with ``exact=True`` the step to powers of two
+            is the last one.
         passes: how often the entries of :math:`|W|^p` were read, all of them together counting as
             one. Algorithm 1 takes two passes for the start and two for each iteration; an
             iteration of the two-level method takes two to three.
-        converged: whether ``max_imbalance`` came down to the tolerance.
+        converged: whether ``max_imbalance`` came down to the tolerance; with ``exact=True``, that
+            of the real minimizer.
         max_imbalance: largest relative imbalance of a hidden unit that is not skipped:
             ``|in - out| / (in + out)``, of its incoming and outgoing shares; 0 if there is none.
+            With ``exact=True``, what the powers of two leave: for p = q about
+            ``(2**p - 1) / (2**p + 1)`` at most.
         skipped: hidden group name -> indices of its dead units, which keep factor 1: they lie on
             no path of nonzero weights from an input to an output. Groups without are left out.
         method: name of the method that ran.
@@ -107,6 +117,7 @@ def balance(
     method: Literal["auto", "two-level", "multiplicative"] = "auto",
     tol: float = 1e-6,
     max_iter: int = 1000,
+    exact: bool = False,
     inplace: bool = False,
     callback: Callable[[int, float, float], object] | None = None,
     progress: bool = False,
@@ -127,6 +138,11 @@ def balance(
         tol: stop when no live hidden unit has a relative imbalance
             ``|in - out| / (in + out)`` above this.
         max_iter: stop after so many iterations.
+        exact: allow only powers of two as factors. Outputs are then the same bit for bit, and
+            :func:`~balancing.rescale` by the inverse factors restores the very same weights. The
+            norm becomes a little less small: the real minimizer is found first, then factors
+            near it of which none can be doubled or halved to lower the norm. Needs float32,
+            float64 or bfloat16, and activations in the normal range of it.
         inplace: change the given model instead of a copy.
         callback: called with the number of iterations done, the norm and the largest relative
             imbalance, first before any iteration. The two-level method, where it extrapolates,
@@ -139,7 +155,8 @@ def balance(
 
     Raises:
         ValueError: an argument is not what is said above, a weight or bias is NaN or infinite, or
-            the minimizing factors leave the range of float64, or a parameter that of its dtype.
+            the minimizing factors leave the range of float64, or a parameter that of its dtype;
+            with ``exact=True``, a parameter has another dtype than said above or would lose bits.
             The message names it, and nothing is changed.
         NotHomogeneousError: the model cannot be traced.
 
@@ -153,6 +170,8 @@ def balance(
     max_iter = whole("max_iter", max_iter)
     graph = trace(model)
     graph.check_finite()
+    if exact:
+        check_dtypes(graph)
     chosen = "two-level" if method == "auto" else method
     orbit = Orbit(graph, p, q)
     norms = []
@@ -166,6 +185,9 @@ def balance(
             converged = point.max_imbalance <= tol
             if converged or iteration == max_iter:
                 break
+    if not converged:  # the imbalance may be that of the point before
+        point = orbit.at(point.theta)
+        converged = point.max_imbalance <= tol
 
     factors = {group: point.theta[units].exp() for group, units in orbit.slots.items()}
     for group, values in factors.items():
@@ -182,12 +204,17 @@ def balance(
             stacklevel=3,  # the caller's line; torch.no_grad lies in between
         )
     names = [name for edge in graph.edges for name in (edge.weight, edge.bias) if name]
+    if exact:
+        point = nearest_powers(orbit, point.theta)
+        norms.append(point.norm)
+        factors = {group: powers_of_two(point.theta[units]) for group, units in orbit.slots.items()}
+        check_restorable(graph, rescaled(graph, factors))
     before = {name: graph.model.get_parameter(name).detach().clone() for name in names}
     return BalanceResult(
         model=rescale(graph, factors, inplace=inplace),
         factors=factors,
         norms=torch.tensor(norms, dtype=torch.float64),
-        iterations=iteration,
+        iterations=len(norms) - 1,
         passes=orbit.passes,
         converged=converged,
         max_imbalance=point.max_imbalance,
