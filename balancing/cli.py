@@ -9,7 +9,6 @@ import os
 import platform
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ import pandas as pd
 import torch
 
 from balancing import __version__
+from balancing._files import replacing
 from balancing.claims import LEDGER, LEDGERS, evaluate
 from balancing.experiments import EXPERIMENTS
 
@@ -131,15 +131,8 @@ def _record(folder: Path, name: str, table: pd.DataFrame, config: Any) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_text(text)
 
 
 def _print_report(report: pd.DataFrame, *, as_json: bool) -> int:
