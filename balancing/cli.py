@@ -1,4 +1,4 @@
-"""The command line: ``balancing claims`` and ``balancing reproduce``."""
+"""The command line: ``balancing claims``, ``balancing reproduce`` and ``balancing fix``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy
 import pandas as pd
 import torch
 
-from balancing import __version__
+from balancing import __version__, _fix_command
 from balancing._files import replacing
 from balancing.claims import LEDGER, LEDGERS, evaluate
 from balancing.experiments import EXPERIMENTS
@@ -28,12 +28,15 @@ RESULTS = Path("book/results")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 (a claim fails), 2 (bad input)."""
+    """Run the command line; returns the exit status.
+
+    0; 1 where a claim fails or a fix has not converged; 2 for bad input; 130 if interrupted.
+    """
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.action(arguments))
     except KeyboardInterrupt:
-        print("balancing: interrupted; the run in progress was not recorded", file=sys.stderr)
+        print("balancing: interrupted; the run in progress has written nothing", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"balancing: {error}", file=sys.stderr)
@@ -65,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         help="change a setting of the experiment, for example --set iterations=500",
     )
     reproduce.set_defaults(action=_reproduce)
+
+    _fix_command.add_parser(commands)
     return parser
 
 
