@@ -671,3 +671,11 @@ def test_interruption_of_a_process(
         assert b"interrupted" in os.read(terminal, 65536)
     os.close(terminal)
     assert files(tmp_path) == before
+
+
+def test_exact_changes_no_bit(source: Path) -> None:
+    assert fix(source, source, "--exact") == 0
+    new = torch.load(source, weights_only=True)
+    x = torch.randn(50, 4, dtype=torch.float64, generator=generator(1))
+    assert not same(new, weights())
+    assert torch.equal(loaded(new)(x), loaded(weights())(x))
