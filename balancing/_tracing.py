@@ -1,52 +1,75 @@
 """How :func:`balancing.trace` builds the graph: it follows the units through every operation.
 
-What an operation does to the factors of the units that it reads. A name stands for the module,
-the function and the tensor method alike: nn.ReLU, F.relu, torch.relu and x.relu() are "relu".
+Every traced tensor is a *stream* of units. A layer reads a stream and starts another one, with an
+edge between them. Every other operation hands the units on, ties them to others, which then need
+the same factors, or is a *boundary*: the units that it reads are frozen, that is keep factor 1, and
+so do the units of its result.
 """
 
 from __future__ import annotations
 
 import functools
+import operator
 import re
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.parameter import is_lazy
 
+from balancing._layout import Layout, Unsupported
 from balancing.graph import Edge, Group, NotHomogeneousError, RescalingGraph, Source
 
 __all__ = ["Builder"]
 
-_LINEAR = {"identity", "contiguous", "clone", "detach"}  # nothing happens to a unit
-_PER_UNIT_LINEAR = {  # linear, each channel by itself
-    "avgpool",
-    "adaptiveavgpool",
-    "zeropad",
-    "upsample",
-    "upsamplingnearest",
-    "upsamplingbilinear",
-    "interpolate",
+# What an operation does to the factors of the units that it reads. A name stands for the module,
+# the function and the tensor method alike: nn.ReLU, F.relu, torch.relu and x.relu() are "relu".
+
+_LINEAR = {  # nothing happens to a unit
+    *("identity", "contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16"),
+    *("neg", "negative"),
 }
 _PER_UNIT = {  # positively homogeneous, each unit by itself; the name that a group then shows
     "relu": "relu",
     "leakyrelu": "leaky_relu",
     "prelu": "prelu",
     "abs": "abs",
-    "maxpool": "max_pool",
-    "adaptivemaxpool": "max_pool",
     "dropout": "dropout",  # linear, but a mask does not commute with mixing units
 }
-_POSITIONS = ((2, 3), [2, 3], (-2, -1), [-2, -1])
+_POSITIONS = {  # on the positions of each channel; linear but for the maximum
+    *("avgpool", "adaptiveavgpool", "maxpool", "adaptivemaxpool", "zeropad"),
+    *("upsample", "upsamplingnearest", "upsamplingbilinear", "interpolate"),
+}
+_REDUCTIONS = {"mean": "linear", "sum": "linear", "amax": "max_pool", "amin": "max_pool"}
+_SUMS = {"add", "iadd", "sub", "isub", "subtract"}
+_PRODUCTS = {"mul", "imul", "multiply", "div", "idiv", "truediv", "itruediv", "divide"}
+_RESHAPES = {"flatten", "view", "reshape", "unflatten", "squeeze", "unsqueeze"}
+_NUMBERS = {"size", "dim", "len"}  # of a tensor
+_ATTRIBUTES = {"shape", "ndim", "device", "dtype", "is_cuda", "requires_grad"}
+_CONSTANTS = {"zeroslike", "oneslike", "emptylike", "newzeros", "newones", "newempty", "newfull"}
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NOT_PLANAR = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d)
+_CHANNEL_NORMS = (  # SyncBatchNorm among them; the gain belongs to dimension 1
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+)
+_FEATURE_NORMS = (nn.LayerNorm, nn.RMSNorm)  # the gain belongs to the last dimensions
+_TRANSFORMER_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+_BOUNDARIES = (  # what is between factors by its nature: no reason to refuse a network
+    *(nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag, *_CHANNEL_NORMS, *_FEATURE_NORMS),
+    *(nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer, *_TRANSFORMER_LAYERS),
+)
 _SUPPORTED = (
     "supported are linear layers and convolutions, (leaky, parametric) ReLU, pooling, dropout, "
-    "zero padding, flatten, sums and concatenations; trace(model, on_unsupported='freeze') treats "
-    "anything else as a boundary"
+    "zero padding, flatten, sums and concatenations, normalizations and nn.MultiheadAttention; "
+    "trace(model, on_unsupported='freeze') treats anything else as a boundary"
 )
 _WHY_NOT = {
     "relu6": "it is capped at 6, so it is not positively homogeneous",
@@ -55,6 +78,9 @@ _WHY_NOT = {
     "tanh": "it is not positively homogeneous",
     "softmax": "its output does not change in proportion to its input",
 }
+
+
+_ANYWHERE = Layout()
 
 
 @dataclass(frozen=True)
@@ -68,114 +94,160 @@ class _Segment:
 
 @dataclass(frozen=True)
 class _Stream:
-    """The units that a traced tensor carries, and where.
-
-    ``layout`` is "map" where channels are dimension 1, "features" where units are the last
-    dimension, "any" for a network input, which either kind of layer may read.
-    """
+    """The units that a traced tensor carries, and where; or a tuple of such tensors, alike."""
 
     segments: tuple[_Segment, ...]
-    layout: Literal["any", "map", "features"]
+    layout: Layout = _ANYWHERE
+    is_tuple: bool = False
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether it is the result of a boundary of which nothing is known but that."""
+        return len(self.segments) == 1 and self.segments[0].size is None
 
 
-class _Unsupported(Exception):  # noqa: N818  (becomes an error or a boundary)
-    """Why no factor can pass."""
+@dataclass
+class _Link:
+    """An edge whose ends are not named yet: a sum or a shared layer may still tie groups."""
+
+    edge: Edge
+    target: int
+    segments: tuple[_Segment, ...]
 
 
 class Builder:
     """Walks the traced nodes in order and keeps, for each, the units that it carries.
 
-    Groups are numbered while building, since a sum may still tie two of them; ``tied`` leads from
+    Groups are numbered while building, since two of them may still be tied; ``tied`` leads from
     a number to the number of the group that it was tied to.
     """
 
-    def __init__(self, model: nn.Module, example_input: Tensor | None, on_unsupported: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example_input: Tensor | tuple[Any, ...] | None,
+        on_unsupported: str,
+    ) -> None:
         self.model, self.example_input = model, example_input
         self.on_unsupported = on_unsupported
-        self.modules = {name for name, _ in model.named_modules()}
+        self.taken = {name for name, _ in model.named_modules()}  # groups are named after modules
         self.groups: list[Group] = []
         self.tied: list[int] = []
-        self.edges: list[tuple[Edge, int, tuple[_Segment, ...]]] = []
-        self.owner: dict[int, tuple[str, int]] = {}  # id of a parameter -> layer, its group
+        self.incidental: set[int] = set()  # of no interest if no layer reads them
+        self.links: list[_Link] = []
+        self.by_weight: dict[int, _Link] = {}  # id of a parameter -> the edge that has it
+        self.by_bias: dict[int, int] = {}  # id of a parameter -> the group whose bias it is
+        self.accounted: dict[str, set[str]] = {}  # parameter of an edge -> its names in such edges
         self.streams: dict[fx.Node, _Stream] = {}  # nodes that carry no units are not in it
-        self.shapes: dict[fx.Node, torch.Size] = {}
+        self.numbers: set[fx.Node] = set()  # nodes that are numbers, as a size
+        self.shapes: dict[fx.Node, torch.Size] = {}  # from the example
+        self.sizes: dict[tuple[fx.Node, int], int] = {}  # of a dimension, from layers that read it
 
     def build(self) -> RescalingGraph:
-        if type(self.model).__module__.startswith("torch.nn.modules") and not list(
-            self.model.children()
-        ):
-            raise NotHomogeneousError(
-                type(self.model).__name__, "tracing", "a single layer has no hidden units"
-            )
+        name = type(self.model).__name__
+        if _is_torch_module(self.model) and not list(self.model.children()):
+            raise NotHomogeneousError(name, "tracing", "a single layer has no hidden units")
         try:
             traced = fx.symbolic_trace(self.model)
-        except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
-            raise NotHomogeneousError(
-                type(self.model).__name__, "tracing", f"torch.fx cannot follow it ({error})"
-            ) from error
+        except Exception as error:  # whatever the network's own code makes of a symbolic tensor
+            raise NotHomogeneousError(name, "tracing", _why_not_traced(error)) from error
         if self.example_input is not None:
-            with torch.no_grad():
-                ShapeProp(traced).propagate(self.example_input)
-            for node in traced.graph.nodes:
-                if "tensor_meta" in node.meta and hasattr(node.meta["tensor_meta"], "shape"):
-                    self.shapes[node] = node.meta["tensor_meta"].shape
+            self.find_shapes(traced)
         for node in traced.graph.nodes:
             self.visit(node)
         self.check_shared(traced.graph)
         return self.result()
 
+    def find_shapes(self, traced: fx.GraphModule) -> None:
+        example = self.example_input
+        inputs = example if isinstance(example, tuple) else (example,)
+        try:  # with tensors without values: nothing is computed, and no running mean changes
+            ShapeProp(traced, FakeTensorMode()).propagate(*inputs)
+        except Exception as error:
+            shapes = [tuple(x.shape) if isinstance(x, Tensor) else x for x in inputs]
+            raise ValueError(
+                f"the network cannot be applied to the example_input, of shape {shapes}: "
+                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            ) from error
+        for node in traced.graph.nodes:
+            if "tensor_meta" in node.meta and hasattr(node.meta["tensor_meta"], "shape"):
+                self.shapes[node] = node.meta["tensor_meta"].shape
+
     def check_shared(self, graph: fx.Graph) -> None:
-        """Refuse a weight that something else uses, too: it would be rescaled with the layer."""
+        """Freeze the layers whose weight something else uses, too: it would be rescaled as well."""
         users: dict[int, set[str]] = {}
         for module, submodule in self.model.named_modules():
             for name, parameter in submodule.named_parameters(recurse=False):
                 users.setdefault(_place(parameter), set()).add(f"{module}.{name}".lstrip("."))
         for node in graph.nodes:
-            if node.op == "get_attr":  # the network reads a layer's weight by itself
-                tensor: Any = functools.reduce(getattr, str(node.target).split("."), self.model)
-                if isinstance(tensor, Tensor):
-                    users.setdefault(_place(tensor), set()).add(f"'{node.name}' in forward")
-        for edge, *_ in self.edges:
-            for name in filter(None, (edge.weight, edge.bias)):
-                others = users[_place(self.model.get_parameter(name))] - {name}
+            tensor = self.attribute(node)
+            if isinstance(tensor, Tensor):  # the network reads a layer's weight by itself
+                users.setdefault(_place(tensor), set()).add(f"'{node.name}' in forward")
+        for link in self.links:
+            for name in filter(None, (link.edge.weight, link.edge.bias)):
+                others = users[_place(self.model.get_parameter(name))] - self.accounted[name]
                 if others:
-                    reason = f"'{name}' is also {min(others)}, and one tensor has one scale"
-                    raise NotHomogeneousError(edge.name, "shared parameter", reason)
+                    self.freeze_link(link, f"'{name}' is also {min(others)}")
+
+    def attribute(self, node: fx.Node) -> Any:
+        if node.op != "get_attr":
+            return None
+        return functools.reduce(getattr, str(node.target).split("."), self.model)
 
     def result(self) -> RescalingGraph:
         """Name the groups and drop the ties."""
         roots = {number: self.root(number) for number in range(len(self.groups))}
-        groups = {self.groups[root].name: self.groups[root] for root in roots.values()}
         edges = []
-        for edge, target, segments in self.edges:
+        for link in self.links:
             sources = tuple(
                 Source(self.groups[roots[s.group]].name, s.size or 0, s.repeat or 1)
-                for s in segments
+                for s in link.segments
             )
-            edges.append(replace(edge, target=self.groups[roots[target]].name, sources=sources))
+            target = self.groups[roots[link.target]].name
+            edges.append(replace(link.edge, target=target, sources=sources))
+        read = {source.group for edge in edges for source in edge.sources}
+        groups = {}
+        for number, root in roots.items():
+            group = self.groups[root]
+            if number not in self.incidental or group.name in read:
+                groups[group.name] = group
         return RescalingGraph(self.model, groups, tuple(edges))
 
     def visit(self, node: fx.Node) -> None:
+        read = [source for source in node.all_input_nodes if source in self.streams]
         if node.op == "placeholder":
-            name = "input" if not self.groups else str(node.target)
-            while name in self.modules:  # groups of units are named after modules
-                name = f"network {name}"
+            name = "input" if not self.streams else str(node.target)
             number = self.add(Group(name, 0, frozen="network input"))
-            self.streams[node] = _Stream((_Segment(number, None, None),), "any")
+            self.note(node, _Stream((_Segment(number, None, None),)))
+        elif node.op == "get_attr":
+            tensor = self.attribute(node)
+            if isinstance(tensor, Tensor):
+                kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+                stream = self.opaque(str(node.target), f"a {kind}", incidental=True)
+                self.note(node, replace(stream, layout=Layout(None, tensor.dim())))
         elif node.op == "output":
-            for source in node.all_input_nodes:
-                self.freeze(source, "network output")
-        elif any(source in self.streams for source in node.all_input_nodes):
+            for source in read:
+                self.freeze(self.streams[source], "network output")
+        elif read or node.op == "call_module":
             module = self.module_of(node)
             kind = type(module).__name__ if module is not None else _name_of(node.target)
             try:
                 if not _is_torchs(node, module):
-                    raise _Unsupported("it is not torch's own")
-                stream = self.apply(node, kind, module)
-            except _Unsupported as why:
-                stream = self.boundary(node, kind, str(why))
-            if stream is not None:
-                self.streams[node] = stream
+                    raise Unsupported("it is not torch's own")
+                found = self.apply(node, kind, module)
+            except Unsupported as why:
+                found = self.boundary(node, kind, module, str(why))
+            if found is not None:
+                self.note(node, found)
+        elif _name_of(node.target) in dir(operator) and self.numbers.issuperset(
+            node.all_input_nodes
+        ):
+            self.numbers.add(node)
+
+    def note(self, node: fx.Node, stream: _Stream) -> None:
+        if node in self.shapes:
+            stream = replace(stream, layout=stream.layout.of_rank(len(self.shapes[node])))
+        self.streams[node] = stream
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
         return self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -183,186 +255,207 @@ class Builder:
     def apply(self, node: fx.Node, kind: str, module: nn.Module | None) -> _Stream | None:
         """The units that the result of an operation carries; None if it carries none."""
         family = re.sub(r"[123]d$", "", kind).replace("_", "").lower()
-        if family in ("size", "getattr", "dim"):
-            return None  # a number, for a view
-        if family in ("add", "iadd"):
-            return self.tie(self.operands(node))
-        if family in ("cat", "concat"):
-            return self.concatenate(node)
-        if isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)) and type(
-            module
-        ).__module__.startswith("torch.nn.modules"):
-            return self.layer(node, module)
-        [stream] = self.operands(node, 1)
-        if family in _LINEAR or family in _PER_UNIT_LINEAR or family in _PER_UNIT:
-            return self.per_unit(node, family, stream, module)
-        if family == "mean":
-            return self.mean(node, stream)
-        if family in ("flatten", "view", "reshape"):
-            return self.flatten(node, stream, module)
-        raise _Unsupported(_WHY_NOT.get(family, "no rescaling factor is known to pass through it"))
+        if family in _NUMBERS or (family == "getattr" and node.args[1] in _ATTRIBUTES):
+            self.numbers.add(node)
+            return None
+        if family in _CONSTANTS:
+            return None
+        if family in ("cat", "concat", "stack"):
+            return self.join(node, family)
+        if family in _SUMS:
+            return self.sum(node)
+        if module is not None and _is_torch_module(module):
+            if isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)):
+                return self.layer(node, module)
+            if isinstance(module, (*_CHANNEL_NORMS, *_FEATURE_NORMS)):
+                return self.normalization(node, module)
+            if isinstance(module, _TRANSFORMER_LAYERS):
+                self.feedforward(str(node.target), module)
+        why = _WHY_NOT.get(family, "no rescaling factor is known to pass through it")
+        if family in _PRODUCTS:
+            why = "only products with numbers are known to let a factor pass"
+        streams = [self.streams[n] for n in node.all_input_nodes if n in self.streams]
+        if len(streams) != 1:
+            raise Unsupported(why)
+        [stream] = streams
+        if stream.is_tuple:
+            if family == "getitem" and isinstance(node.args[1], int):
+                return replace(stream, is_tuple=False)
+            raise Unsupported("it reads several tensors as one")
+        if family in _PRODUCTS:
+            others = [a for a in (*node.args, *node.kwargs.values()) if not self.is_number(a)]
+            if len(others) > 1 or (node.args[:1] != tuple(others) and "div" in family):
+                raise Unsupported(why)
+            return stream
+        if family in _LINEAR or family in _POSITIONS or family in _PER_UNIT:
+            return self.per_unit(node, family, kind, stream, module)
+        if family in _REDUCTIONS:
+            return self.reduce(node, family, stream)
+        found = self.rearranged(node, family, stream, module)
+        if found is None:
+            raise Unsupported(why)
+        return found
 
-    def operands(self, node: fx.Node, count: int | None = None) -> list[_Stream]:
-        """The tensors that an operation reads, if all of them carry units."""
-        given = [*node.args, *(v for v in node.kwargs.values() if isinstance(v, fx.Node))]
-        tensors = [a for a in given if isinstance(a, fx.Node) and a in self.streams]
-        if count is None and len(tensors) < len(given):
-            raise _Unsupported("only sums of results of layers can be rescaled")
-        if count is not None and len(tensors) != count:
-            raise _Unsupported(f"it reads {len(tensors)} results, not {count}")
-        return [self.streams[tensor] for tensor in tensors]
+    def is_number(self, value: Any) -> bool:
+        if isinstance(value, fx.Node):
+            return value in self.numbers
+        return isinstance(value, (int, float))
+
+    # --- operations on each unit -----------------------------------------------------------------
 
     def per_unit(
-        self, node: fx.Node, family: str, stream: _Stream, module: nn.Module | None
+        self, node: fx.Node, family: str, kind: str, stream: _Stream, module: nn.Module | None
     ) -> _Stream:
         if getattr(module, "return_indices", False) or node.kwargs.get("return_indices"):
-            raise _Unsupported("it also returns indices")
-        pooled = "pool" in family or family in ("interpolate", "upsample")
-        if pooled and stream.layout == "features":
-            raise _Unsupported("it would mix units: they are in the last dimension here")
-        if family in _PER_UNIT:
-            for segment in stream.segments:
-                root = self.root(segment.group)
-                if self.groups[root].activation == "linear":
-                    self.update(root, activation=_PER_UNIT[family])
+            raise Unsupported("it also returns indices")
+        if family in _POSITIONS and not stream.is_opaque:
+            layout, dims = stream.layout, re.search(r"([123])d$", kind)
+            rank = layout.rank
+            wrong = rank is not None and (rank < 3 if dims is None else rank != int(dims[1]) + 2)
+            if layout.axis not in (1, None) or wrong:
+                raise Unsupported("it would mix units: it works on the last dimensions")
+        if family in _PER_UNIT or "maxpool" in family:
+            self.activate(stream, _PER_UNIT.get(family, "max_pool"))
         return stream
 
-    def layer(self, node: fx.Node, module: Any) -> _Stream:
-        name = str(node.target)
-        [stream] = self.operands(node, 1)
-        linear = isinstance(module, nn.Linear)
-        wanted: Literal["map", "features"] = "features" if linear else "map"
-        if stream.layout not in ("any", wanted):
-            where = "dimension 1" if stream.layout == "map" else "the last dimension"
-            raise _Unsupported(f"units lie in {where} here; flatten or unflatten explicitly")
-        read = module.in_features if linear else module.in_channels
-        size = module.out_features if linear else module.out_channels
-        self.check_parameters(name, module)
-        if read == 0 or size == 0:
-            raise _Unsupported("it has no weights: one of its widths is 0")
-        segments = self.resolve(stream.segments, read)
-        number = self.add(Group(name, size))
-        for parameter in [module.weight] if module.bias is None else [module.weight, module.bias]:
-            earlier, group = self.owner.setdefault(id(parameter), (name, number))
-            if group != number:
-                reason = f"it is also used by '{earlier}', and one tensor has one scale"
-                raise NotHomogeneousError(name, "shared parameter", reason)
-        edge = Edge(
-            name,
-            "",
-            (),
-            f"{name}.weight",
-            None if module.bias is None else f"{name}.bias",
-            1 if linear else module.groups,
-            isinstance(module, _TRANSPOSED),
-        )
-        self.edges.append((edge, number, segments))
-        return _Stream((_Segment(number, size),), wanted)
+    def reduce(self, node: fx.Node, family: str, stream: _Stream) -> _Stream:
+        """A mean, sum or maximum over positions or tokens."""
+        dims = _argument(node, 1, "dim")
+        dims = (dims,) if isinstance(dims, int) else dims
+        if stream.is_opaque:
+            return replace(stream, layout=_ANYWHERE)
+        if not dims or not all(isinstance(d, int) for d in dims):
+            raise Unsupported("it mixes units: it reduces all dimensions")
+        keep = bool(_argument(node, 2, "keepdim", False))
+        layout = stream.layout.without(cast("Sequence[int]", dims), keep=keep)
+        if _REDUCTIONS[family] != "linear":
+            self.activate(stream, _REDUCTIONS[family])
+        return replace(stream, layout=layout)
 
-    def check_parameters(self, name: str, module: nn.Module) -> None:
-        """Refuse a layer whose weight or bias is no parameter, or has no size yet."""
-        for kind in ("weight", "bias"):
-            tensor = getattr(module, kind)
-            if tensor is None:
-                continue
-            if not isinstance(tensor, nn.Parameter):
-                raise _Unsupported(
-                    f"its {kind} is no parameter but computed from others, as by pruning; make it "
-                    "permanent first"
-                )
-            if is_lazy(tensor):
-                raise _Unsupported("its size is not known yet; run the model on an input first")
+    def activate(self, stream: _Stream, activation: str) -> None:
+        for segment in stream.segments:
+            root = self.root(segment.group)
+            if self.groups[root].activation == "linear":
+                self.update(root, activation=activation)
 
-    def resolve(self, segments: tuple[_Segment, ...], read: int) -> tuple[_Segment, ...]:
-        """Fill in sizes and repeats from the number of columns that a layer reads."""
-        if len(segments) == 1 and segments[0].size is None:  # a boundary: its factors are 1
-            root = self.root(segments[0].group)
-            if self.groups[root].size == 0:
-                self.update(root, size=read)
-            return (replace(segments[0], size=read, repeat=1),)
-        unknown = [s for s in segments if s.repeat is None]
-        if any(s.size is None for s in segments):
-            raise _Unsupported("the number of units of a boundary in a concatenation is unknown")
-        known = sum((s.size or 0) * s.repeat for s in segments if s.repeat is not None)
-        units = sum(s.size or 0 for s in unknown)
-        if unknown:
-            repeat, rest = divmod(read - known, units)
-            same = len(unknown) == 1 or len(unknown) == len(segments)
-            if rest or repeat < 1 or not same:
-                raise _Unsupported(
-                    f"its {read} columns cannot be assigned to channels; pass example_input"
-                )
-            return tuple(replace(s, repeat=repeat) if s.repeat is None else s for s in segments)
-        if known != read:
-            raise _Unsupported(f"it reads {read} columns, but {known} are there")
-        return segments
+    # --- operations on dimensions ----------------------------------------------------------------
 
-    def flatten(self, node: fx.Node, stream: _Stream, module: nn.Module | None) -> _Stream:
-        """From a map to features: the positions of each channel come to lie side by side."""
-        shape = [a for a in node.args[1:] if not isinstance(a, (tuple, list))]
-        for a in node.args[1:]:
-            shape += list(a) if isinstance(a, (tuple, list)) else []
-        if module is not None or _name_of(node.target) == "flatten":
-            start = getattr(module, "start_dim", None)
-            end = getattr(module, "end_dim", -1)
-            if module is None:
-                start = node.kwargs.get("start_dim", shape[0] if shape else 0)
-                end = node.kwargs.get("end_dim", shape[1] if len(shape) > 1 else -1)
-            if (start, end) != (1, -1):
-                raise _Unsupported("only a flatten of all dimensions from 1 on keeps units apart")
-        elif len(shape) != 2:
-            raise _Unsupported("only a view with two dimensions, batch and features, is supported")
-        elif not _is_batch(shape[0]) and node not in self.shapes:
-            raise _Unsupported(
-                "the first dimension may not be the batch; pass example_input to trace()"
-            )
-        if stream.layout == "features":
-            return stream
-        source = node.all_input_nodes[0]
-        repeat = None
-        if source in self.shapes and node in self.shapes:
+    def rearranged(
+        self, node: fx.Node, family: str, stream: _Stream, module: nn.Module | None
+    ) -> _Stream | None:
+        """The units after a reshape, transposition or index; None for any other operation."""
+        if family in ("expand", "expandas", "repeat", "flip", "roll") and stream.is_opaque:
+            return replace(stream, layout=_ANYWHERE)
+        transposes = family in ("transpose", "swapaxes", "permute", "t") or family == "getattr"
+        if not (transposes or family in (*_RESHAPES, "getitem", "chunk", "split", "unbind")):
+            return None
+        if str(node.target).endswith("_"):
+            raise Unsupported("it changes dimensions in place")
+        if stream.is_opaque:
+            return replace(stream, layout=_ANYWHERE)
+        layout, dims = stream.layout, _flat(node.args[1:])
+        if family in _RESHAPES:
+            return self.reshape(node, family, stream, module)
+        if family == "getitem":
+            return replace(stream, layout=layout.indexed(node.args[1]))
+        if family == "permute":
+            order = dims or _flat([node.kwargs.get("dims", ())])
+            return replace(stream, layout=layout.permuted(order))
+        if transposes:
+            if family == "getattr" and node.args[1] not in ("T", "mT"):
+                return None
+            if family in ("t", "getattr"):
+                if layout.rank != 2 and node.args[1:] != ("mT",):
+                    raise Unsupported("only a matrix can be transposed without dimensions")
+                dims = [-2, -1]
+            if len(dims) != 2:
+                raise Unsupported("its dimensions must be given by position")
+            return replace(stream, layout=layout.transposed(*dims))
+        position = 1 if family == "unbind" else 2
+        dim = _argument(node, position, "dim", 0)
+        if not isinstance(dim, int) or layout.separates(dim):
+            raise Unsupported("it takes the units of one group apart")
+        if family == "unbind":
+            layout = layout.without([dim], keep=False)
+        return replace(stream, layout=layout, is_tuple=True)
+
+    def reshape(
+        self, node: fx.Node, family: str, stream: _Stream, module: nn.Module | None
+    ) -> _Stream:
+        """From a map to features, say: the positions of each channel come to lie side by side."""
+        source = next(n for n in node.all_input_nodes if n in self.streams)
+        if source in self.shapes and node in self.shapes and stream.layout.axis is not None:
             before, after = self.shapes[source], self.shapes[node]
-            if after[0] != before[0]:
-                raise _Unsupported("it mixes samples: the batch dimension changes")
-            repeat = before[2:].numel()
-        segments = tuple(
-            replace(s, repeat=None if s.size is None else repeat) for s in stream.segments
-        )
-        return _Stream(segments, "features")
+            layout, positions = stream.layout.reshaped(before, after)
+            segments = tuple(
+                replace(s, repeat=s.repeat and s.repeat * positions) for s in stream.segments
+            )
+            return _Stream(segments, layout)
+        if family == "flatten":
+            start = getattr(module, "start_dim", None) or _argument(node, 1, "start_dim", 0)
+            end = getattr(module, "end_dim", None) or _argument(node, 2, "end_dim", -1)
+        else:
+            shape = _flat(node.args[1:])
+            if family not in ("view", "reshape") or len(shape) != 2:
+                raise Unsupported(
+                    "what becomes of the units cannot be told without sizes; pass example_input "
+                    "to trace()"
+                )
+            if not _is_batch(shape[0]):
+                raise Unsupported(
+                    "the first dimension may not be the batch; pass example_input to trace()"
+                )
+            start, end = 1, -1
+        layout, merged = stream.layout.flattened(start, end)
+        unknown = tuple(replace(s, repeat=None) for s in stream.segments)
+        return _Stream(unknown if merged else stream.segments, layout)
 
-    def mean(self, node: fx.Node, stream: _Stream) -> _Stream:
-        """Global average pooling: a mean over all positions."""
-        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        shape = self.shapes.get(node.all_input_nodes[0])
-        # without an example, a map has two dimensions if nothing in the model has one or three
-        planar = (
-            not any(isinstance(module, _NOT_PLANAR) for module in self.model.modules())
-            if shape is None
-            else len(shape) == 4
-        )
-        known = planar and dims in _POSITIONS and not node.kwargs.get("keepdim")
-        if stream.layout != "map" or not known:
-            raise _Unsupported("only a mean over all positions of a map, without keepdim, is known")
-        return _Stream(stream.segments, "features")
+    # --- sums and concatenations -----------------------------------------------------------------
 
-    def tie(self, streams: list[_Stream]) -> _Stream:
+    def sum(self, node: fx.Node) -> _Stream:
         """A sum: its summands need the same factors."""
-        if len(streams) == 1:
-            return streams[0]  # x + x
-        first, second = streams
-        if first.layout != second.layout and "any" not in (first.layout, second.layout):
-            raise _Unsupported("it adds a map to features")
-        if len(first.segments) != len(second.segments):
-            raise _Unsupported("it adds concatenations of different groups")
-        merged = []
-        for a, b in zip(first.segments, second.segments, strict=True):
-            if a.size != b.size and None not in (a.size, b.size):
-                raise _Unsupported(f"it adds {a.size} units to {b.size}")
-            merged.append(self.unite(a, b))
-        return _Stream(tuple(merged), second.layout if first.layout == "any" else first.layout)
+        streams = [self.streams[n] for n in node.all_input_nodes if n in self.streams]
+        others = [
+            a
+            for a in (*node.args[:2], node.kwargs.get("other"))
+            if a is not None and a not in self.streams and a != 0
+        ]
+        for other in others:
+            what = "a number" if self.is_number(other) else f"'{other}', a constant"
+            self.freeze(streams[0], f"added to {what}")
+        return functools.reduce(lambda a, b: self.tie(a, b, "added to"), streams)
 
-    def unite(self, a: _Segment, b: _Segment) -> _Segment:
-        one, other = sorted((self.root(a.group), self.root(b.group)))
+    def tie(self, a: _Stream, b: _Stream, how: str) -> _Stream:
+        """Give two streams the same factors."""
+        layout = a.layout.broadcast(b.layout)
+        frozen = [self.why_frozen(stream) for stream in (a, b)]
+        if any(frozen):
+            for stream, other, why in ((a, b, frozen[1]), (b, a, frozen[0])):
+                if why is not None:
+                    self.freeze(stream, self.because(how, other, why))
+            known = b if a.is_opaque else a
+            return replace(known, layout=known.layout if layout is None else layout)
+        if layout is None:
+            raise Unsupported(f"units would be {how} something else, such as positions")
+        problem = _misfit(a.segments, b.segments)
+        if problem:
+            raise Unsupported(f"{problem} {how} each other")
+        pairs = zip(a.segments, b.segments, strict=True)
+        return _Stream(tuple(self.unite(x, y, how) for x, y in pairs), layout)
+
+    def unite(self, a: _Segment, b: _Segment, how: str) -> _Segment:
+        """Tie two groups; where one is frozen, freeze the other and keep them apart."""
+        one, other = self.groups[self.root(a.group)], self.groups[self.root(b.group)]
+        if one.frozen is None and other.frozen is None:
+            self.merge(a.group, b.group)
+        elif other.frozen is not None:
+            self.freeze(_Stream((a,)), self.because(how, _Stream((b,)), other.frozen))
+        elif one.frozen is not None:
+            self.freeze(_Stream((b,)), self.because(how, _Stream((a,)), one.frozen))
+        return a if a.size is not None and a.repeat is not None else b
+
+    def merge(self, first: int, second: int) -> None:
+        one, other = sorted((self.root(first), self.root(second)))
         if one != other:
             x, y = self.groups[one], self.groups[other]
             self.tied[other] = one
@@ -372,46 +465,289 @@ class Builder:
                 activation=y.activation if x.activation == "linear" else x.activation,
                 frozen=x.frozen or y.frozen,
             )
-        return a if a.size is not None else b
 
-    def concatenate(self, node: fx.Node) -> _Stream:
-        tensors = node.args[0] if node.args else node.kwargs["tensors"]
-        if not isinstance(tensors, (tuple, list)) or not all(t in self.streams for t in tensors):
-            raise _Unsupported("only results of layers can be concatenated")
-        streams = [self.streams[t] for t in tensors]
-        layouts = {stream.layout for stream in streams} - {"any"}
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        if len(layouts) != 1:
-            raise _Unsupported("it concatenates maps and features, or inputs only")
-        [layout] = layouts
-        if dim != 1 and not (layout == "features" and dim == -1):
-            raise _Unsupported(
-                "only units may be concatenated (dimension 1), not samples or positions"
-            )
-        # a layer that has read the network's input has told its number of channels
-        sizes = [self.groups[self.root(s.group)].size for st in streams for s in st.segments]
-        segments = [s for stream in streams for s in stream.segments]
-        filled = (
-            s if s.size is not None else replace(s, size=size or None, repeat=1)
-            for s, size in zip(segments, sizes, strict=True)
-        )
-        return _Stream(tuple(filled), layout)
+    def because(self, how: str, other: _Stream, why: str) -> str:
+        if why.startswith(("added to", "stacked", "concatenated", "read like")):
+            return why  # it was passed on: name what it comes from
+        return f"{how} '{self.groups[self.root(other.segments[0].group)].name}', {why}"
 
-    def boundary(self, node: fx.Node, kind: str, why: str) -> _Stream:
-        where = str(node.target) if node.op == "call_module" else node.name
-        if self.on_unsupported == "raise":
-            raise NotHomogeneousError(where, kind, f"{why}; {_SUPPORTED}")
+    def join(self, node: fx.Node, family: str) -> _Stream:
+        """A concatenation or a stack."""
+        tensors = _argument(node, 0, "tensors")
+        if not isinstance(tensors, (tuple, list)) or not tensors:
+            raise Unsupported("only results of layers can be concatenated")
+        dim = _argument(node, 1, "dim", 0)
+        if not isinstance(dim, int):
+            raise Unsupported("its dimension is no constant")
+        how = "stacked with" if family == "stack" else "concatenated with"
+        streams = [self.streams[t] for t in tensors if t in self.streams]
+        known = next((s.layout for s in streams if s.layout.axis is not None), None)
+        if known is None:
+            if all(self.why_frozen(stream) for stream in streams):
+                return self.opaque(node.name, f"{family} of what is frozen", incidental=True)
+            raise Unsupported("it concatenates inputs only")
+        if family != "stack" and known.separates(dim):
+            if len(streams) < len(tensors):
+                raise Unsupported("only results of layers can be concatenated")
+            return _Stream(tuple(s for t in tensors for s in self.sized(t, dim)), known)
+        if len(streams) < len(tensors):
+            self.freeze(streams[0], f"{how} a constant")
+        stream = functools.reduce(lambda a, b: self.tie(a, b, how), streams)
+        return replace(stream, layout=known.stacked(dim)) if family == "stack" else stream
+
+    def sized(self, tensor: fx.Node, dim: int) -> tuple[_Segment, ...]:
+        """The segments of a tensor along a dimension, with the size of a boundary filled in."""
+        stream = self.streams[tensor]
+        if not stream.is_opaque:
+            return stream.segments
+        size = self.shapes[tensor][dim] if tensor in self.shapes else self.sizes.get((tensor, dim))
+        return (replace(stream.segments[0], size=size, repeat=1),)
+
+    # --- layers ----------------------------------------------------------------------------------
+
+    def layer(self, node: fx.Node, module: Any) -> _Stream:
+        name = str(node.target)
+        linear = isinstance(module, nn.Linear)
+        read = module.in_features if linear else module.in_channels
+        size = module.out_features if linear else module.out_channels
+        self.check_parameters(module)
+        if read == 0 or size == 0:
+            raise Unsupported("it has no weights: one of its widths is 0")
+        stream = self.read_by(node)
+        rank = stream.layout.rank
+        if not linear:
+            dims = module.weight.dim()
+            if rank not in (None, dims):
+                raise Unsupported(f"it reads {rank} dimensions, not {dims}: give it a batch")
+            rank = dims
         for source in node.all_input_nodes:
-            self.freeze(source, f"read by {kind} at '{where}'")
-        number = self.add(Group(where, 0, frozen=f"computed by {kind}"))
-        return _Stream((_Segment(number, None, None),), "any")
+            self.sizes[source, -1 if linear else 1] = read
+        try:
+            fits = stream.layout.is_last if linear else stream.layout.axis == 1
+            if stream.layout.axis is not None and not fits:
+                where = "dimension 1" if stream.layout.axis == 1 else "another dimension"
+                where = "the last dimension" if stream.layout.is_last else where
+                raise Unsupported(f"units lie in {where} here; flatten or unflatten explicitly")
+            segments = self.resolve(stream.segments, read)
+        except Unsupported:
+            why = self.why_frozen(stream)
+            if why is None:
+                raise
+            # nothing is lost: all that it reads keeps factor 1, wherever it lies
+            [segment] = self.opaque(f"{name}.input", why).segments
+            segments = self.resolve((segment,), read)
+        edge = Edge(
+            name,
+            "",
+            (),
+            f"{name}.weight",
+            None if module.bias is None else f"{name}.bias",
+            1 if linear else module.groups,
+            isinstance(module, _TRANSPOSED),
+        )
+        return self.connect(edge, size, segments, Layout.last(rank) if linear else Layout(1, rank))
 
-    def freeze(self, node: fx.Node, reason: str) -> None:
-        stream = self.streams.get(node)
-        for segment in stream.segments if stream is not None else ():
+    def read_by(self, node: fx.Node) -> _Stream:
+        """What a layer reads; a layer may also be applied to what depends on no input."""
+        streams = [self.streams[n] for n in node.all_input_nodes if n in self.streams]
+        return streams[0] if streams else self.opaque(f"{node.target}.input", "a constant")
+
+    def connect(
+        self, edge: Edge, size: int, segments: tuple[_Segment, ...], layout: Layout
+    ) -> _Stream:
+        """Add an edge and its target. A tensor that is used again is the same edge again."""
+        weight = self.model.get_parameter(edge.weight)
+        bias = None if edge.bias is None else self.model.get_parameter(edge.bias)
+        target = self.add(Group(edge.name, size))
+        link = self.by_weight.get(id(weight))
+        if link is None:
+            link = self.by_weight[id(weight)] = _Link(edge, target, segments)
+            self.links.append(link)
+            self.accounted.setdefault(edge.weight, set()).add(edge.weight)
+            if bias is not None and edge.bias is not None:
+                self.claim_bias(link, bias, edge.bias)
+        else:
+            self.share(link, edge, target, segments, bias)
+        return _Stream((_Segment(target, size),), layout)
+
+    def claim_bias(self, link: _Link, bias: nn.Parameter, name: str) -> None:
+        """Note whose bias it is; a bias that several layers have counts with the first."""
+        first = self.by_bias.setdefault(id(bias), link.target)
+        if first == link.target:
+            link.edge = replace(link.edge, bias=name)
+            self.accounted.setdefault(name, set()).add(name)
+            return
+        self.merge(first, link.target)
+        link.edge = replace(link.edge, bias=None)
+        counted = next(k.edge.bias for k in self.links if k.target == first and k.edge.bias)
+        self.accounted[counted].add(name)
+
+    def share(
+        self,
+        link: _Link,
+        edge: Edge,
+        target: int,
+        segments: tuple[_Segment, ...],
+        bias: nn.Parameter | None,
+    ) -> None:
+        """Use an edge once more: what it writes to is tied, and so is what it reads."""
+        self.accounted[link.edge.weight].add(edge.weight)
+        self.merge(link.target, target)
+        same = (edge.blocks, edge.transposed) == (link.edge.blocks, link.edge.transposed)
+        if not same or _misfit(link.segments, segments):
+            why = f"'{edge.weight}' is applied to units that do not correspond"
+            self.freeze_link(link, why)
+            self.freeze(_Stream(segments), why)
+        else:
+            for one, other in zip(link.segments, segments, strict=True):
+                self.unite(one, other, f"read like, by '{edge.name}',")
+        if bias is None or edge.bias is None:
+            return
+        if link.edge.bias is None:
+            self.claim_bias(link, bias, edge.bias)
+        elif self.model.get_parameter(link.edge.bias) is bias:
+            self.accounted[link.edge.bias].add(edge.bias)
+        else:
+            why = f"it has the biases '{link.edge.bias}' and '{edge.bias}'"
+            self.freeze(_Stream((_Segment(target, None),)), why)
+
+    def normalization(self, node: fx.Node, module: Any) -> _Stream:
+        """What it reads is frozen; its gains are the weights, one each, of units of their own."""
+        name, kind = str(node.target), type(module).__name__
+        stream = self.read_by(node)
+        self.freeze(stream, f"read by {kind} at '{name}'")
+        layout = stream.layout
+        if isinstance(module, _FEATURE_NORMS):
+            if len(module.normalized_shape) != 1:
+                raise Unsupported("it has a gain for each position, not for each unit")
+            if layout.axis is not None and not layout.is_last:
+                raise Unsupported("it normalizes positions, not units")
+            size, layout = module.normalized_shape[0], Layout.last(layout.rank)
+        else:
+            size = getattr(module, "num_channels", None) or module.num_features
+            dims = re.search(r"([23])d$", kind)
+            layout = Layout(1, int(dims[1]) + 2) if dims else self.channels_of(stream, size)
+        if module.weight is None:
+            number = self.add(Group(name, size, frozen=f"computed by {kind}"))
+            return _Stream((_Segment(number, size),), layout)
+        self.check_parameters(module)
+        normalized = self.add(Group(f"{name}.normalized", size, frozen=f"computed by {kind}"))
+        bias = None if getattr(module, "bias", None) is None else f"{name}.bias"
+        edge = Edge(name, "", (), f"{name}.weight", bias, blocks=size)
+        return self.connect(edge, size, (_Segment(normalized, size),), layout)
+
+    @staticmethod
+    def channels_of(stream: _Stream, size: int) -> Layout:
+        """Dimension 1 of what is normalized, which may have any number of dimensions."""
+        layout = stream.layout
+        if layout.rank is not None:
+            return Layout(1, layout.rank)
+        if layout.axis is None:
+            return layout
+        # of features: if there were a dimension of tokens before them, it would be normalized
+        units = sum((s.size or 0) * (s.repeat or 1) for s in stream.segments)
+        if units == size:
+            return Layout(1, 2)
+        raise Unsupported("it normalizes tokens, not units; pass example_input to trace()")
+
+    def feedforward(self, name: str, module: Any) -> None:
+        """The hidden units of a transformer layer, between its two linear layers."""
+        activation = module.activation
+        if activation is not nn.functional.relu and not isinstance(activation, nn.ReLU):
+            return
+        first, second = module.linear1, module.linear2
+        [read] = self.opaque(f"{name}.linear1.input", f"inside {type(module).__name__}").segments
+        source = self.resolve((read,), first.in_features)
+        ends: list[_Stream] = []
+        for part, layer in (("linear1", first), ("linear2", second)):
+            bias = None if layer.bias is None else f"{name}.{part}.bias"
+            edge = Edge(f"{name}.{part}", "", (), f"{name}.{part}.weight", bias)
+            segments = ends[0].segments if ends else source
+            ends.append(self.connect(edge, layer.out_features, segments, Layout.last()))
+        self.activate(ends[0], "relu")
+        self.freeze(ends[1], f"inside {type(module).__name__}")
+
+    @staticmethod
+    def check_parameters(module: Any) -> None:
+        """Refuse a layer whose weight or bias is no parameter, or has no size yet."""
+        for kind in ("weight", "bias"):
+            tensor = getattr(module, kind, None)
+            if tensor is None:
+                continue
+            if not isinstance(tensor, nn.Parameter):
+                raise Unsupported(
+                    f"its {kind} is no parameter but computed from others, as by pruning; make it "
+                    "permanent first"
+                )
+            if is_lazy(tensor):
+                raise Unsupported("its size is not known yet; run the model on an input first")
+
+    def resolve(self, segments: tuple[_Segment, ...], read: int) -> tuple[_Segment, ...]:
+        """Fill in sizes and repeats from the number of columns that a layer reads."""
+        if len(segments) == 1 and segments[0].size is None:  # a boundary: its factors are 1
+            root = self.root(segments[0].group)
+            if self.groups[root].size == 0:
+                self.update(root, size=read)
+            return (replace(segments[0], size=read, repeat=1),)
+        unknown = [s for s in segments if s.repeat is None]
+        known = sum((s.size or 0) * s.repeat for s in segments if s.repeat is not None)
+        missing = sum(s.size is None for s in segments)
+        if missing:
+            if missing > 1 or unknown or known >= read:
+                raise Unsupported(
+                    f"it reads {read} columns, but {known} of the units that are known and those "
+                    "of a boundary are there; pass example_input to trace()"
+                )
+            return tuple(
+                replace(s, size=read - known, repeat=1) if s.size is None else s for s in segments
+            )
+        units = sum(s.size or 0 for s in unknown)
+        if unknown:
+            repeat, rest = divmod(read - known, units)
+            same = len(unknown) == 1 or len(unknown) == len(segments)
+            if rest or repeat < 1 or not same:
+                raise Unsupported(
+                    f"its {read} columns cannot be assigned to channels; pass example_input"
+                )
+            return tuple(replace(s, repeat=repeat) if s.repeat is None else s for s in segments)
+        if known != read:
+            raise Unsupported(f"it reads {read} columns, but {known} are there")
+        return segments
+
+    # --- boundaries ------------------------------------------------------------------------------
+
+    def boundary(self, node: fx.Node, kind: str, module: nn.Module | None, why: str) -> _Stream:
+        where = str(node.target) if node.op == "call_module" else node.name
+        read = [self.streams[n] for n in node.all_input_nodes if n in self.streams]
+        layer = isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED))
+        lost = layer or not all(self.why_frozen(stream) for stream in read)
+        expected = module is not None and isinstance(module, _BOUNDARIES)
+        if lost and not expected and self.on_unsupported == "raise":
+            raise NotHomogeneousError(where, kind, f"{why}; {_SUPPORTED}")
+        for stream in read:
+            self.freeze(stream, f"read by {kind} at '{where}'")
+        return self.opaque(where, f"computed by {kind}", incidental=not lost)
+
+    def opaque(self, name: str, why: str, *, incidental: bool = False) -> _Stream:
+        """Units of which nothing is known but that they keep factor 1."""
+        number = self.add(Group(name, 0, frozen=why))
+        if incidental:
+            self.incidental.add(number)
+        return _Stream((_Segment(number, None, None),))
+
+    def why_frozen(self, stream: _Stream) -> str | None:
+        """A reason if no unit of the stream may be rescaled."""
+        reasons = [self.groups[self.root(s.group)].frozen for s in stream.segments]
+        return reasons[0] if None not in reasons else None
+
+    def freeze(self, stream: _Stream, reason: str) -> None:
+        for segment in stream.segments:
             root = self.root(segment.group)
             if self.groups[root].frozen is None:
                 self.update(root, frozen=reason)
+
+    def freeze_link(self, link: _Link, reason: str) -> None:
+        self.freeze(_Stream((_Segment(link.target, None), *link.segments)), reason)
 
     def root(self, number: int) -> int:
         while self.tied[number] != number:
@@ -419,12 +755,35 @@ class Builder:
         return number
 
     def add(self, group: Group) -> int:
-        self.groups.append(group)
+        self.groups.append(replace(group, name=self.free_name(group.name)))
         self.tied.append(len(self.groups) - 1)
         return len(self.groups) - 1
 
+    def free_name(self, name: str) -> str:
+        """The name, or one like it if another group has it."""
+        names = {group.name for group in self.groups}
+        if name == "input" and name in self.taken:
+            name = "network input"
+        count, found = 1, name
+        while found in names:
+            count += 1
+            found = f"{name}:{count}"
+        return found
+
     def update(self, number: int, **changes: Any) -> None:
         self.groups[number] = replace(self.groups[number], **changes)
+
+
+def _misfit(a: Sequence[_Segment], b: Sequence[_Segment]) -> str | None:
+    """Why the units of two tensors do not correspond, or None if they do."""
+    if len(a) != len(b):
+        return "concatenations of different groups are"
+    for x, y in zip(a, b, strict=True):
+        if x.size != y.size and None not in (x.size, y.size):
+            return f"{x.size} and {y.size} units are"
+        if x.repeat != y.repeat and None not in (x.repeat, y.repeat):
+            return f"channels of {x.repeat} and {y.repeat} positions are"
+    return None
 
 
 def _place(tensor: Tensor) -> int:
@@ -435,6 +794,20 @@ def _place(tensor: Tensor) -> int:
 def _name_of(target: Any) -> str:
     """Name of a called function or tensor method, without what marks it as in place."""
     return str(getattr(target, "__name__", target)).rstrip("_")
+
+
+def _argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, by position or by name."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def _flat(arguments: Sequence[Any]) -> list[Any]:
+    """Sizes or dimensions, given one by one or as a tuple."""
+    return [x for a in arguments for x in (a if isinstance(a, (tuple, list)) else (a,))]
+
+
+def _is_torch_module(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules")
 
 
 def _is_torchs(node: fx.Node, module: nn.Module | None) -> bool:
@@ -453,3 +826,20 @@ def _is_batch(size: Any) -> bool:
         return bool(size.args[1] == 0)
     taken = (*size.args[1:], *size.kwargs.values())
     return _name_of(size.target) == "size" and 0 in taken
+
+
+def _why_not_traced(error: Exception) -> str:
+    """Why torch.fx cannot follow a network, and the line of its code where."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not Path(frame.filename).is_relative_to(Path(torch.__file__).parent)
+        and Path(frame.filename) != Path(__file__)
+        and not frame.filename.startswith("<")
+    ]
+    where = f" at {own[-1].filename}:{own[-1].lineno}, '{own[-1].line}'" if own else ""
+    return (
+        f"torch.fx cannot follow it{where} ({error}); pass a part of the network that it can "
+        "follow, as in balance(model.features): its inputs and outputs keep their scale, so the "
+        "rest is not affected"
+    )

@@ -96,9 +96,11 @@ class Edge:
         """View a tensor shaped like the weight as (blocks, targets, columns, taps).
 
         ``targets`` and ``columns`` count within a block. A linear layer has one block and one
-        tap. Everything on top of the graph works on this form, so that a layer type is described
-        here and nowhere else.
+        tap; a normalization has a block of one gain for each unit. Everything on top of the graph
+        works on this form, so that a layer type is described here and nowhere else.
         """
+        if weight.dim() == 1:
+            return weight.view(self.blocks, 1, 1, 1)
         weight = weight.unsqueeze(-1) if weight.dim() == 2 else weight.flatten(2)
         blocked = weight.view(self.blocks, -1, *weight.shape[1:])
         return blocked.transpose(1, 2) if self.transposed else blocked
@@ -187,7 +189,10 @@ class RescalingGraph:
                     )
 
     def __str__(self) -> str:
-        """List every group with the weights that carry its factors, and what is frozen and why."""
+        """List every group with the weights that carry its factors, and what is frozen and why.
+
+        Below the table: the parameters that have no part in any of it, and totals.
+        """
         rows = [("group", "units", "activation", "incoming", "outgoing", "rescaled")]
         for group in self.groups.values():
             into = [e.weight + (" + bias" if e.bias else "") for e in self.incoming(group.name)]
@@ -203,13 +208,36 @@ class RescalingGraph:
                 )
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-        return "\n".join(lines)
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([*lines, "", *self._without_part(), self._totals()])
+
+    def _without_part(self) -> list[str]:
+        known = {
+            id(self.model.get_parameter(n)) for e in self.edges for n in (e.weight, e.bias) if n
+        }
+        others = [name for name, w in self.model.named_parameters() if id(w) not in known]
+        return [f"not part of any edge: {', '.join(others)}"] if others else []
+
+    def _totals(self) -> str:
+        hidden = self.hidden
+        touched: dict[str, int] = {}
+        for edge in self.edges:
+            reads = any(source.group in hidden for source in edge.sources)
+            if reads or edge.target in hidden:
+                touched[edge.weight] = self.model.get_parameter(edge.weight).numel()
+            if edge.bias is not None and edge.target in hidden:
+                touched[edge.bias] = self.model.get_parameter(edge.bias).numel()
+        total = sum(parameter.numel() for parameter in self.model.parameters())
+        share = 100 * sum(touched.values()) / max(total, 1)
+        return (
+            f"{len(self.groups)} groups, {len(self.groups) - len(hidden)} frozen; {share:.3g} % of "
+            f"the {total} parameters touch a unit that may be rescaled"
+        )
 
 
 def trace(
     model: nn.Module | RescalingGraph,
-    example_input: Tensor | None = None,
+    example_input: Tensor | tuple[Any, ...] | None = None,
     *,
     on_unsupported: Literal["raise", "freeze"] = "raise",
 ) -> RescalingGraph:

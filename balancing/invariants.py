@@ -101,7 +101,9 @@ def matrix_invariants(
                 activation = hidden[name].activation
                 what = f"has activation {activation}"
                 if activation == "linear":
-                    what = "meets a grouped convolution, which keeps its units apart"
+                    what = (
+                        "meets a grouped convolution or a normalization, which keep its units apart"
+                    )
             raise ValueError(
                 f"group '{name}' {what}; matrix invariants exist for linear hidden groups: "
                 f"{', '.join(linear) or 'none in this network'}"
@@ -111,7 +113,9 @@ def matrix_invariants(
     for name in names:
         gram = torch.zeros(hidden[name].size, hidden[name].size, dtype=torch.float64)
         for edge in graph.edges:
-            weight = graph.weight(edge)[0].double()  # linear groups meet no blocks
+            if edge.blocks > 1:  # linear groups meet no blocks
+                continue
+            weight = graph.weight(edge)[0].double()
             if edge.target == name:
                 rows = weight.flatten(1)
                 gram = gram.to(rows.device) + rows @ rows.T

@@ -1,6 +1,7 @@
 """The rescaling graph: what is found, what is refused, and how it is reported."""
 
 import pickle
+import re
 import warnings
 from collections import OrderedDict
 from typing import Any
@@ -221,7 +222,8 @@ def test_freeze_keeps_both_sides_and_nothing_else(op: str) -> None:
 
 def test_printed_graph_says_what_is_frozen_and_why() -> None:
     graph = trace(three_layers(nn.GELU()), on_unsupported="freeze")
-    heading, *lines = str(graph).splitlines()
+    table, totals = str(graph).split("\n\n")
+    heading, *lines = table.splitlines()
     assert heading.split() == ["group", "units", "activation", "incoming", "outgoing", "rescaled"]
     rows = {line.split()[0]: line for line in lines}
     assert list(rows) == list(graph.groups)
@@ -232,36 +234,15 @@ def test_printed_graph_says_what_is_frozen_and_why() -> None:
     assert rows["second"].endswith("no: read by GELU at 'inside'")
     assert rows["inside"].endswith("no: computed by GELU")
     assert rows["fourth"].endswith("no: network output")
+    # first and third with their biases, second.weight, fourth.weight: 25 + 21 + 30 + 6 of 90
+    assert totals == (
+        "6 groups, 4 frozen; 91.1 % of the 90 parameters touch a unit that may be rescaled"
+    )
 
 
-def test_shared_module() -> None:
-    shared = nn.Linear(3, 3)
-    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), shared, nn.ReLU(), shared)
-    with pytest.raises(NotHomogeneousError, match="it is also used by '2'"):
-        trace(net)
-
-
-def test_shared_module_within_a_custom_forward() -> None:
-    class Twice(Functional):
-        def forward(self, x: Tensor) -> Tensor:
-            return self.two(torch.relu(self.two(x)))
-
-    net = Twice(None)
-    net.two = nn.Linear(3, 3)
-    with pytest.raises(NotHomogeneousError) as caught:
-        trace(net)
-    assert caught.value.node == "two"
-
-
-@pytest.mark.parametrize("tied", ["weight", "bias"])
-def test_tied_parameters(tied: str) -> None:
-    net = nn.Sequential(
-        nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1)
-    ).double()
-    setattr(net[2], tied, getattr(net[0], tied))
-    with pytest.raises(NotHomogeneousError, match="used by '0'") as caught:
-        trace(net)
-    assert caught.value.node == "2"
+def test_printed_graph_lists_the_parameters_that_have_no_part() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.PReLU(3), nn.Linear(3, 2))
+    assert "\nnot part of any edge: 1.weight\n3 groups, 2 frozen; " in str(trace(net))
 
 
 def branch(x: Tensor) -> Tensor:
@@ -289,6 +270,8 @@ def test_control_flow_that_cannot_be_followed(flow: object, on_unsupported: str)
         trace(Functional(flow), on_unsupported=on_unsupported)
     assert caught.value.node == "Functional"
     assert caught.value.op == "tracing"
+    assert re.search(rf"at {re.escape(__file__)}:\d+, '.*(if x|for |len)", str(caught.value))
+    assert "balance(model.features)" in str(caught.value)
 
 
 @pytest.mark.parametrize("wrong", [None, 3, "net", torch.ones(2), [nn.Linear(2, 2)], nn.Linear])
@@ -353,23 +336,27 @@ class Unused(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("model", "layer", "other"),
+    ("model", "layer", "group", "other"),
     [
-        (Tied, "head", "embedding.weight"),
-        (Transposed, "encoder", "'encoder_weight' in forward"),
-        (Unused, "first", "other.weight"),
+        (Tied, "head", "hidden", "embedding.weight"),
+        (Transposed, "encoder", "encoder", "'encoder_weight' in forward"),
+        (Unused, "first", "first", "other.weight"),
     ],
 )
-def test_weight_that_something_else_uses(model: type[nn.Module], layer: str, other: str) -> None:
-    with pytest.raises(NotHomogeneousError, match=f"'{layer}.*is also {other}"):
-        trace(model(), on_unsupported="freeze")
+def test_weight_that_something_else_uses(
+    model: type[nn.Module], layer: str, group: str, other: str
+) -> None:
+    graph = trace(model(), on_unsupported="freeze")
+    assert graph.groups[group].frozen == f"'{layer}.weight' is also {other}"
+    assert group not in graph.hidden
 
 
 def test_two_parameters_in_one_place() -> None:
     net = mlp([3, 3, 3])
     net.linear2.weight = nn.Parameter(net.linear1.weight.data)
-    with pytest.raises(NotHomogeneousError, match=r"'linear1\.weight' is also linear2\.weight"):
-        trace(net)
+    graph = trace(net)
+    assert graph.groups["linear1"].frozen == "'linear1.weight' is also linear2.weight"
+    assert not graph.hidden
 
 
 def test_parameters_side_by_side_in_one_buffer() -> None:

@@ -169,13 +169,21 @@ def test_an_unsupported_branch_can_be_frozen() -> None:
 @pytest.mark.parametrize(
     ("forward", "reason"),
     [
-        (lambda n, x: n.last(n.first(n.conv(x).flatten(1)) + 1.0), "only sums of results"),
-        (lambda n, x: n.first(n.conv(x).flatten()), "flatten of all dimensions from 1 on"),
+        (lambda n, x: n.first(n.conv(x).flatten()), "flatten from 1 on a map"),
         (lambda n, x: n.last(n.conv(x)), "units lie in dimension 1"),
-        (lambda n, x: n.same(torch.cat([n.conv(x), n.conv(x)], 0)), "also used by 'conv'"),
-        (lambda n, x: n.same(torch.cat([h := n.conv(x), h], 2)), "only units may be concatenated"),
-        (lambda n, x: n.same(n.conv(x).transpose(2, 3)), "no rescaling factor is known"),
-        (lambda n, x: n.same(n.conv(x) * n.conv.bias[0]), "no rescaling factor is known"),
+        (lambda n, x: n.same(n.conv(x) * n.conv.bias[0]), "only products with numbers"),
+        (lambda n, x: n.same(n.conv(x) * n.same(x)), "only products with numbers"),
+        (lambda n, x: n.same(2 / n.conv(x)), "only products with numbers"),
+        (lambda n, x: n.same(n.conv(x) @ n.conv(x)), "no rescaling factor is known"),
+        (lambda n, x: n.same(n.conv(x)[:, [2, 1, 0]]), "other than numbers and slices"),
+        (lambda n, x: n.same(n.conv(x)[:, :1]), "some of the units only"),
+        (lambda n, x: n.same(n.conv(x).chunk(3, 1)[0]), "units of one group apart"),
+        (lambda n, x: n.same(n.conv(x).transpose_(2, 3)), "changes dimensions in place"),
+        (lambda n, x: n.last(n.conv(x).mean(1)), "mixes units"),
+        (lambda n, x: n.last(n.conv(x).mean()), "reduces all dimensions"),
+        (lambda n, x: n.same(F.max_pool1d(n.conv(x).flatten(2).mT, 2)), "it would mix units"),
+        (lambda n, x: n.same(torch.cat([n.conv(x), x[:, 0]], 1)), "it reads 3 columns, but 3 of"),
+        (lambda n, x: n.last(n.first(n.conv(x).flatten(1)) + n.last(x)), "5 and 2 units are added"),
         (
             lambda n, x: n.same(F.max_pool2d(n.conv(x), 2, return_indices=True)[0]),
             "no rescaling factor is known",
@@ -191,10 +199,9 @@ def test_a_mean_that_leaves_positions_is_refused() -> None:
     """Of a 3-d map (N, C, D, H, W) a mean over (2, 3) leaves (N, C, W): units are not last."""
     net = Functional(lambda n, x: n.last(n.cube(x).mean((2, 3))))
     net.cube = nn.Conv3d(1, 5, 1)
-    with pytest.raises(NotHomogeneousError, match="only a mean over all positions"):
-        trace(net)
-    with pytest.raises(NotHomogeneousError, match="only a mean over all positions"):
-        trace(net, torch.zeros(1, 1, 2, 2, 5))
+    for example in (None, torch.zeros(1, 1, 2, 2, 5)):
+        with pytest.raises(NotHomogeneousError, match="units lie in dimension 1 here"):
+            trace(net, example)
 
 
 def test_matrix_invariants_of_linear_convolutions() -> None:
