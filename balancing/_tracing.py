@@ -269,8 +269,9 @@ class Builder:
                 return self.layer(node, module)
             if isinstance(module, (*_CHANNEL_NORMS, *_FEATURE_NORMS)):
                 return self.normalization(node, module)
-            if isinstance(module, _TRANSFORMER_LAYERS):
-                self.feedforward(str(node.target), module)
+            for name, part in module.named_modules():
+                if isinstance(part, _TRANSFORMER_LAYERS):
+                    self.feedforward(f"{node.target}.{name}".rstrip("."), part)
         why = _WHY_NOT.get(family, "no rescaling factor is known to pass through it")
         if family in _PRODUCTS:
             why = "only products with numbers are known to let a factor pass"
@@ -726,7 +727,7 @@ class Builder:
             raise NotHomogeneousError(where, kind, f"{why}; {_SUPPORTED}")
         for stream in read:
             self.freeze(stream, f"read by {kind} at '{where}'")
-        return self.opaque(where, f"computed by {kind}", incidental=not lost)
+        return self.opaque(where, f"computed by {kind}", incidental=not lost and not expected)
 
     def opaque(self, name: str, why: str, *, incidental: bool = False) -> _Stream:
         """Units of which nothing is known but that they keep factor 1."""

@@ -58,13 +58,17 @@ def _activation(net: Network, draw: st.DrawFn, channels: int) -> Step:
     )
 
 
+def _batch_norm(net: Network, dim: int, channels: int) -> Step:
+    return net.add((nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dim](channels))
+
+
 def _map_steps(net: Network, draw: st.DrawFn, dim: int, channels: int, depth: int) -> int:
     """Convolutional steps that keep the positions; returns the number of channels."""
     pools = [
         (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[dim - 1](3, 1, 1),
         (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[dim - 1](3, 1, 1),
     ]
-    kinds = ["conv", "transposed", "residual", "cat", "pool", "dropout"]
+    kinds = ["conv", "transposed", "residual", "cat", "pool", "dropout", "norm", "shared"]
     joined = False  # a sum over a concatenation is not supported: there is no layer in between
     for _ in range(depth):
         kind = draw(st.sampled_from(kinds))
@@ -86,6 +90,14 @@ def _map_steps(net: Network, draw: st.DrawFn, dim: int, channels: int, depth: in
             layer = _convolution(net, draw, dim, channels, 2)
             net.steps.append(lambda n, x, layer=layer: torch.cat([x, layer(n, x).relu()], 1))
             channels += 2
+        elif kind == "norm":
+            groups = draw(st.sampled_from([g for g in (1, 2, channels) if channels % g == 0]))
+            norms = [_batch_norm(net, dim, channels), net.add(nn.GroupNorm(groups, channels))]
+            net.steps.append(draw(st.sampled_from(norms)))
+        elif kind == "shared":
+            layer = _convolution(net, draw, dim, channels, channels)
+            act = _activation(net, draw, channels)
+            net.steps.append(lambda n, x, f=layer, act=act: f(n, act(n, f(n, x))))
         elif kind == "pool":
             net.steps.append(net.add(draw(st.sampled_from(pools))))
         else:
@@ -97,7 +109,7 @@ def _feature_steps(net: Network, draw: st.DrawFn, width: int, depth: int) -> int
     """Fully connected steps; returns the number of units."""
     joined = True  # the features may come from a concatenation, or from a flatten
     for _ in range(depth):
-        kind = draw(st.sampled_from(["linear", "residual", "cat"]))
+        kind = draw(st.sampled_from(["linear", "residual", "cat", "norm", "shared"]))
         if kind == "residual" and joined:
             kind = "linear"
         joined = kind == "cat"
@@ -111,6 +123,12 @@ def _feature_steps(net: Network, draw: st.DrawFn, width: int, depth: int) -> int
             first, second = net.add(nn.Linear(width, 4, bias)), net.add(nn.Linear(4, width))
             act = _activation(net, draw, 4)
             net.steps.append(lambda n, x, f=first, s=second, act=act: x + s(n, act(n, f(n, x))))
+        elif kind == "norm":
+            norms = [_batch_norm(net, 0, width), net.add(nn.LayerNorm(width))]
+            net.steps.append(draw(st.sampled_from(norms)))
+        elif kind == "shared":
+            layer, act = net.add(nn.Linear(width, width, bias)), _activation(net, draw, width)
+            net.steps.append(lambda n, x, f=layer, act=act: f(n, act(n, f(n, x))))
         else:
             layer = net.add(nn.Linear(width, 3, bias))
             net.steps.append(lambda n, x, layer=layer: torch.cat([layer(n, x).relu(), x], dim=-1))
@@ -120,7 +138,7 @@ def _feature_steps(net: Network, draw: st.DrawFn, width: int, depth: int) -> int
 
 @st.composite
 def networks(draw: st.DrawFn) -> Network:
-    """A float64 network, in evaluation mode, with Gaussian weights and biases."""
+    """A float64 network with Gaussian weights and biases; in training mode only without dropout."""
     net = Network()
     dim = draw(st.sampled_from([0, 1, 2, 2, 3]))
     if dim == 0:
@@ -147,7 +165,8 @@ def networks(draw: st.DrawFn) -> Network:
         net.steps.append(step)
     width = _feature_steps(net, draw, width, draw(st.integers(0, 3)))
     net.steps.append(net.add(nn.Linear(width, 2)))
-    net.double().eval()
+    random = any(isinstance(layer, nn.Dropout) for layer in net.layers)
+    net.double().train(not random and draw(st.booleans()))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
     with torch.no_grad():
         for parameter in net.parameters():

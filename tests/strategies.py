@@ -133,5 +133,6 @@ def unchanged(net: nn.Module, before: dict[str, Tensor]) -> bool:
     """Whether every stored number is bit for bit what it was."""
     now = net.state_dict()
     return now.keys() == before.keys() and all(
-        torch.equal(now[name].view(torch.uint8), before[name].view(torch.uint8)) for name in now
+        torch.equal(now[name].flatten().view(torch.uint8), before[name].flatten().view(torch.uint8))
+        for name in now
     )

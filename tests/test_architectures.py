@@ -8,17 +8,17 @@ import torch
 from architectures import Network, networks
 from hypothesis import given
 from strategies import settings
-from torch import Tensor, nn
+from torch import Tensor
 
 from balancing import NotHomogeneousError, RescalingGraph, rescale, trace, unit_invariants
 
 
-def with_parameters(graph: RescalingGraph, values: dict[str, Tensor]) -> nn.Module:
+def with_parameters(graph: RescalingGraph, values: dict[str, Tensor]) -> RescalingGraph:
     model = copy.deepcopy(graph.model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(values[name])
-    return model
+    return RescalingGraph(model, graph.groups, graph.edges)  # it may need an example to be traced
 
 
 def traced(net: Network, x: Tensor) -> RescalingGraph:

@@ -1,0 +1,717 @@
+"""Networks as people build them: the function is kept, and what is frozen is reported."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import model_zoo
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from strategies import generator, state, unchanged
+from torch import Tensor, nn
+
+from balancing import (
+    NotHomogeneousError,
+    RescalingGraph,
+    Source,
+    WeightBalancingDescent,
+    balance,
+    imbalance,
+    layer_invariants,
+    lpq_norm,
+    matrix_invariants,
+    rescale,
+    trace,
+    unit_invariants,
+)
+
+
+def randomized(net: nn.Module, seed: int = 0) -> nn.Module:
+    """The network in float64, its one-dimensional parameters moved off 0 and 1."""
+    rng = generator(seed)
+    net.double()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.dim() == 1:
+                parameter += 0.3 * torch.randn(parameter.shape, dtype=torch.float64, generator=rng)
+    return net
+
+
+def normal(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=generator(seed))
+
+
+def change(graph: RescalingGraph, *inputs: Tensor, seed: int = 2) -> float:
+    """Relative change of the output under random factors; the model's buffers stay as they are."""
+    rng = generator(seed)
+    factors = {
+        name: 10 ** (2 * torch.rand(group.size, dtype=torch.float64, generator=rng) - 1)
+        for name, group in graph.hidden.items()
+    }
+    buffers = {name: b.clone() for name, b in graph.model.named_buffers()}
+    old, new = copy.deepcopy(graph.model), rescale(graph, factors)
+    for module in (graph.model, new):
+        for name, buffer in module.named_buffers():
+            assert torch.equal(buffer, buffers[name])
+    with torch.no_grad():
+        before, after = old(*inputs), new(*inputs)
+    return float((after - before).abs().max() / before.abs().max())
+
+
+class Net(nn.Module):
+    """Layers by name, and a forward given as a function."""
+
+    def __init__(self, forward: Callable[..., Any], **layers: nn.Module | Tensor) -> None:
+        super().__init__()
+        self.run = forward
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
+# --- whole networks ------------------------------------------------------------------------------
+
+IMAGES = normal(8, 3, 32, 32)
+SMALL: dict[str, Callable[[torch.Generator], nn.Module]] = {
+    "resnet18": lambda g: model_zoo.resnet18(4, generator=g),
+    "resnet18 folded": lambda g: model_zoo.resnet18(4, norm=False, generator=g),
+    "mobilenet_v2": lambda g: model_zoo.mobilenet_v2(4, generator=g),
+    "mobilenet_v2 folded": lambda g: model_zoo.mobilenet_v2(4, norm=False, generator=g),
+    "unet": lambda g: model_zoo.unet(4, depth=2, generator=g),
+    "unet folded": lambda g: model_zoo.unet(4, depth=2, norm=False, upsample=True, generator=g),
+    "densenet": lambda g: model_zoo.densenet((2, 3), 4, generator=g),
+    "densenet folded": lambda g: model_zoo.densenet((2, 3), 4, norm=False, generator=g),
+    **{
+        f"transformer {'pre' if pre else 'post'} {'token' if token else 'mean'}": (
+            lambda g, pre=pre, token=token: model_zoo.transformer_encoder(
+                8, heads=2, depth=2, patch=8, image=32, pre_norm=pre, class_token=token, generator=g
+            )
+        )
+        for pre in (True, False)
+        for token in (True, False)
+    },
+    "residual_mlp": lambda g: nn.Sequential(
+        nn.Flatten(), model_zoo.residual_mlp(8, features=3072, generator=g)
+    ),
+    "residual_mlp normalized": lambda g: nn.Sequential(
+        nn.Flatten(), model_zoo.residual_mlp(8, features=3072, norm=True, generator=g)
+    ),
+}
+# hidden groups: in a ResNet-18 one in each of 8 blocks and one stream for each of 4 stages; in a
+# MobileNetV2 two in each of 17 blocks but one in the first, the stem, the head and 7 streams;
+# in a transformer gain and hidden units of each block (pre) or hidden units alone (post)
+HIDDEN = {"resnet18": 12, "mobilenet_v2": 42, "transformer pre": 5, "transformer post": 3}
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("example", [False, True], ids=["", "example"])
+def test_networks_keep_their_function(name: str, example: bool) -> None:
+    net = randomized(SMALL[name](generator(0)))
+    before = state(net)
+    graph = trace(net, IMAGES if example else None)
+    assert unchanged(net, before)
+    expected = HIDDEN.get(name.rsplit(" ", 1)[0])
+    if expected is not None:
+        assert len(graph.hidden) == expected
+    for layer in net.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    for training in (False, True):
+        net.train(training)
+        # a few hundred layers of rounding; batch norm in training divides by a deviation that
+        # may be small
+        assert change(graph, IMAGES) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2 folded", "transformer pre mean"])
+def test_networks_are_balanced(name: str) -> None:
+    net = randomized(SMALL[name](generator(0))).eval()
+    graph = trace(net)
+    with pytest.warns(UserWarning, match="stopped after 30 iterations"):
+        result = balance(graph, method="multiplicative", max_iter=30, tol=1e-9)
+    assert result.check(IMAGES) <= 1e-12
+    assert (result.norms.diff() <= 1e-14 * result.norms[0]).all()  # rounding of a sum
+    assert result.norms[-1] < result.norms[0]
+
+
+def test_mobilenet_with_its_own_activation_is_frozen_but_for_its_streams() -> None:
+    net = randomized(model_zoo.mobilenet_v2(4, norm=False, activation=nn.ReLU6)).eval()
+    with pytest.raises(NotHomogeneousError, match="ReLU6 at '1': it is capped at 6"):
+        trace(net)
+    graph = trace(net, on_unsupported="freeze")
+    assert len(graph.hidden) == 7  # between two blocks nothing is capped
+    assert "read by ReLU6 at '1'" in str(graph)
+    assert change(graph, IMAGES) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("net", "count"),
+    [
+        (model_zoo.resnet18, 11_689_512),
+        (model_zoo.mobilenet_v2, 3_504_872),
+        (model_zoo.densenet, 7_978_856),
+    ],
+)
+def test_zoo_has_the_published_sizes(net: Callable[..., nn.Module], count: int) -> None:
+    with torch.device("meta"):
+        assert sum(w.numel() for w in net(classes=1000).parameters()) == count
+
+
+# --- normalization -------------------------------------------------------------------------------
+
+
+def test_batch_norm_gain_is_the_weight_of_a_new_group() -> None:
+    net = randomized(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    )
+    graph = trace(net)
+    assert graph.groups["0"].frozen == "read by BatchNorm2d at '1'"
+    assert graph.groups["1.normalized"].frozen == "computed by BatchNorm2d"
+    assert list(graph.hidden) == ["1"]
+    [edge] = graph.incoming("1")
+    assert (edge.sources, edge.weight, edge.bias, edge.blocks) == (
+        (Source("1.normalized", 4),),
+        "1.weight",
+        "1.bias",
+        4,
+    )
+    gain = net[1].weight.detach()
+    assert torch.equal(edge.like_weight(edge.by_channel(gain)).reshape(gain.shape), gain)
+    out = net[3].weight.detach().square().sum((0, 2, 3))
+    expected = gain**2 + net[1].bias.detach() ** 2 - out
+    # sums of some ten squares of order one
+    torch.testing.assert_close(unit_invariants(net)["1"], expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        imbalance(net, 1, 1)["1"],
+        gain.abs() - net[3].weight.detach().abs().sum((0, 2, 3)),
+        rtol=0,
+        atol=1e-13,
+    )
+    total = sum(w.detach().square().sum() for n, w in net.named_parameters() if "weight" in n)
+    torch.testing.assert_close(lpq_norm(net).detach(), total.sqrt(), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(("p", "q"), [(2, 2), (1, 2), (3, 1.5)])
+def test_descent_with_batch_norm_keeps_the_imbalance(p: float, q: float) -> None:
+    net = randomized(
+        nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)
+        )
+    )
+    before = imbalance(net, p, q, bias=True)["1"]
+    optimizer = WeightBalancingDescent(net, 0.01, p, q)
+    x, y = normal(6, 1, 4, 4), normal(6, 2)
+    for _ in range(3):
+        loss = F.mse_loss(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = imbalance(net, p, q, bias=True)["1"]
+    # the optimizer's tol is 1e-6 of shares of order one
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
+
+
+CHANNELS: dict[str, tuple[nn.Module, list[str]]] = {
+    "GroupNorm": (nn.GroupNorm(2, 4), ["norm"]),
+    "InstanceNorm2d": (nn.InstanceNorm2d(4, affine=True), ["norm"]),
+    "SyncBatchNorm": (nn.SyncBatchNorm(4).eval(), ["norm"]),
+    "no gains": (nn.BatchNorm2d(4, affine=False), []),
+    "InstanceNorm2d without gains": (nn.InstanceNorm2d(4), []),
+    "LayerNorm over a map": (nn.LayerNorm((4, 5, 5)), []),
+    "LayerNorm over positions": (nn.LayerNorm(5), []),
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_normalizations_of_channels(name: str) -> None:
+    norm, hidden = copy.deepcopy(CHANNELS[name])
+    net = randomized(
+        Net(
+            lambda n, x: n.last(F.relu(n.norm(n.first(x)))),
+            first=nn.Conv2d(3, 4, 1),
+            norm=norm,
+            last=nn.Conv2d(4, 2, 1),
+        )
+    )
+    graph = trace(net)
+    assert list(graph.hidden) == hidden
+    assert graph.groups["first"].frozen == f"read by {type(norm).__name__} at 'norm'"
+    assert change(graph, normal(4, 3, 5, 5)) <= 1e-12
+    if not hidden and norm.state_dict().keys() & {"weight"}:
+        assert "not part of any edge: norm.weight, norm.bias" in str(graph)
+
+
+FEATURES: dict[str, nn.Module] = {
+    "BatchNorm1d": nn.BatchNorm1d(4),
+    "GroupNorm": nn.GroupNorm(2, 4),
+    "LayerNorm": nn.LayerNorm(4),
+    "LayerNorm without bias": nn.LayerNorm(4, bias=False),
+    "RMSNorm": nn.RMSNorm(4),
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_normalizations_of_features(name: str) -> None:
+    norm = copy.deepcopy(FEATURES[name])
+    net = randomized(nn.Sequential(nn.Linear(3, 4), norm, nn.ReLU(), nn.Linear(4, 2)))
+    for example in (None, normal(5, 3)):
+        graph = trace(net, example)
+        assert list(graph.hidden) == ["1"]
+        assert change(graph, normal(5, 3)) <= 1e-12
+
+
+def test_batch_norm_over_tokens_has_units_of_its_own() -> None:
+    net = randomized(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(4, 2)))
+    with pytest.raises(NotHomogeneousError, match="units lie in dimension 1 here"):
+        trace(net, normal(5, 6, 3))  # the last layer mixes features, not the 6 normalized tokens
+    graph = trace(net)
+    assert not graph.hidden
+    assert change(graph, normal(5, 6, 3)) == 0
+
+
+def test_batch_norm_used_twice_is_one_edge() -> None:
+    net = randomized(
+        Net(
+            lambda n, x: n.last(n.norm(n.two(F.relu(n.norm(n.one(x)))))),
+            one=nn.Linear(3, 4),
+            norm=nn.BatchNorm1d(4),
+            two=nn.Linear(4, 4),
+            last=nn.Linear(4, 2),
+        )
+    )
+    graph = trace(net)
+    assert list(graph.hidden) == ["norm"]
+    assert [edge.name for edge in graph.edges].count("norm") == 1
+    assert change(graph, normal(9, 3)) <= 1e-12
+
+
+def test_matrix_invariants_beside_a_normalization() -> None:
+    """A linear group in a network that has blocks elsewhere; the gains' own group has none."""
+    net = randomized(
+        nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    )
+    w, b, v = net[0].weight.detach(), net[0].bias.detach(), net[1].weight.detach()
+    found = matrix_invariants(net)
+    assert list(found) == ["0"]
+    expected = w @ w.T + torch.outer(b, b) - v.T @ v
+    torch.testing.assert_close(found["0"], expected, rtol=0, atol=1e-13)
+
+
+# --- attention and other boundaries --------------------------------------------------------------
+
+
+def attention(n: Net, x: Tensor) -> Tensor:
+    h = n.first(x)
+    mixed, _ = n.mha(h, h, h, need_weights=True)
+    return n.last(F.relu(n.hidden(mixed + h)))
+
+
+def masked(n: Net, x: Tensor) -> Tensor:
+    h = n.first(x)
+    return n.last(F.relu(n.hidden(n.mha(n.query(x), h, h, attn_mask=n.mask)[0])))
+
+
+def test_attention_is_a_boundary() -> None:
+    layers = {"first": nn.Linear(3, 4), "hidden": nn.Linear(4, 5), "last": nn.Linear(5, 2)}
+    for forward in (attention, masked):
+        net = Net(
+            forward,
+            mha=nn.MultiheadAttention(4, 2, batch_first=True),
+            query=nn.Linear(3, 4),
+            mask=nn.Buffer(torch.zeros(6, 6, dtype=torch.float64)),
+            **copy.deepcopy(layers),
+        )
+        graph = trace(randomized(net))
+        assert list(graph.hidden) == ["hidden"]
+        assert graph.groups["first"].frozen == "read by MultiheadAttention at 'mha'"
+        assert graph.groups["mha"].frozen == "computed by MultiheadAttention"
+        assert "not part of any edge: " in str(graph)
+        assert "mha.in_proj_weight" in str(graph).split("not part of any edge: ")[1]
+        assert change(graph, normal(2, 6, 3)) <= 1e-12
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_torchs_transformer_layers(activation: str, norm_first: bool) -> None:
+    layer = nn.TransformerEncoderLayer(
+        4, 2, 6, 0.0, activation, batch_first=True, norm_first=norm_first
+    )
+    net = randomized(nn.Sequential(nn.Linear(3, 4), layer, nn.Linear(4, 2)))
+    graph = trace(net)
+    assert list(graph.hidden) == (["1.linear1"] if activation == "relu" else [])
+    assert graph.groups["0"].frozen == "read by TransformerEncoderLayer at '1'"
+    assert "1.norm1.weight" in str(graph).split("not part of any edge: ")[1]
+    for training in (True, False):
+        net.train(training)
+        assert change(graph, normal(2, 5, 3)) <= 1e-12
+
+
+def test_torchs_transformer_encoder() -> None:
+    layer = nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    graph = trace(randomized(nn.Sequential(encoder, nn.Linear(4, 2))))
+    assert list(graph.hidden) == ["0.layers.0.linear1", "0.layers.1.linear1"]
+    assert change(graph, normal(2, 5, 4)) <= 1e-12
+
+
+def test_embedding_is_a_boundary() -> None:
+    def forward(n: Net, x: Tensor) -> Tensor:
+        positions = n.position(torch.arange(x.shape[1]))
+        return n.last(F.relu(n.hidden(n.token(x) + positions)).mean(1))
+
+    net = randomized(
+        Net(
+            forward,
+            token=nn.Embedding(7, 4),
+            position=nn.Embedding(5, 4),
+            hidden=nn.Linear(4, 6),
+            last=nn.Linear(6, 2),
+        )
+    )
+    x = torch.tensor([[0, 3, 6], [1, 1, 2]])
+    graph = trace(net, x)
+    assert list(graph.hidden) == ["hidden"]
+    assert graph.groups["token"].frozen == "computed by Embedding"
+    assert change(graph, x) <= 1e-12
+
+
+def test_operations_on_frozen_units_lose_nothing() -> None:
+    """Attention written out: the softmax reads what is frozen already."""
+
+    def forward(n: Net, x: Tensor) -> Tensor:
+        h = n.norm(x).tanh()
+        mixed = torch.softmax(h @ h.transpose(1, 2), dim=-1) @ h
+        return n.last(F.relu(n.hidden(mixed)))
+
+    net = randomized(
+        Net(
+            forward,
+            norm=nn.LayerNorm(4, elementwise_affine=False),
+            hidden=nn.Linear(4, 6),
+            last=nn.Linear(6, 2),
+        )
+    )
+    graph = trace(net)
+    assert list(graph.hidden) == ["hidden"]
+    assert [g.frozen for g in graph.groups.values()][-3] == "computed by matmul"
+    assert change(graph, normal(2, 5, 4)) <= 1e-12
+
+
+# --- shared parameters ---------------------------------------------------------------------------
+
+
+def test_layer_called_twice_ties_what_it_reads_and_what_it_writes() -> None:
+    def forward(n: Net, x: Tensor) -> Tensor:
+        h = F.relu(n.first(x))
+        for _ in range(2):
+            h = F.relu(n.shared(h))
+        return n.last(h)
+
+    net = randomized(
+        Net(forward, first=nn.Linear(3, 4), shared=nn.Linear(4, 4), last=nn.Linear(4, 2))
+    )
+    graph = trace(net)
+    assert [edge.name for edge in graph.edges] == ["first", "shared", "last"]
+    assert list(graph.hidden) == ["first"]  # 'shared' reads and writes the same units
+    assert change(graph, normal(5, 3)) <= 1e-12
+    weights = [w.detach() for name, w in net.named_parameters() if "weight" in name]
+    norm = math.sqrt(sum(float(w.square().sum()) for w in weights))
+    assert math.isclose(float(lpq_norm(net).detach()), norm, rel_tol=1e-14)  # each tensor once
+
+
+def test_layer_called_on_two_streams_keeps_two_groups() -> None:
+    net = randomized(
+        Net(
+            lambda n, x: n.last(F.relu(n.shared(F.relu(n.a(x)))) - n.shared(F.relu(n.b(x)))),
+            a=nn.Linear(3, 4),
+            b=nn.Linear(3, 4),
+            shared=nn.Linear(4, 5),
+            last=nn.Linear(5, 2),
+        )
+    )
+    graph = trace(net)
+    assert {name: g.size for name, g in graph.hidden.items()} == {"a": 4, "shared": 5}
+    assert change(graph, normal(5, 3)) <= 1e-12
+
+
+@pytest.mark.parametrize("tied", ["weight", "bias", "both"])
+def test_parameters_of_two_layers(tied: str) -> None:
+    net = randomized(
+        nn.Sequential(
+            nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU()
+        ).append(nn.Linear(4, 1))
+    )
+    if tied != "bias":
+        net[4].weight = net[2].weight
+    if tied != "weight":
+        net[4].bias = net[2].bias
+    graph = trace(net)
+    if tied == "weight":  # the tensor's units have two biases: they keep their scale, all of them
+        assert not graph.hidden
+        assert "it has the biases '2.bias' and '4.bias'" in str(graph)
+    elif tied == "bias":
+        assert list(graph.hidden) == ["0", "2"]
+        assert [edge.bias for edge in graph.edges] == ["0.bias", "2.bias", None, "6.bias"]
+    else:
+        assert list(graph.hidden) == ["0"]
+    assert change(graph, normal(5, 3)) <= 1e-12
+
+
+def test_one_of_two_layers_has_a_bias() -> None:
+    net = randomized(
+        nn.Sequential(
+            nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 4)
+        ).append(nn.Linear(4, 1))
+    )
+    net[4].weight = net[2].weight
+    graph = trace(net)
+    assert [edge.bias for edge in graph.edges] == ["0.bias", "4.bias", "5.bias"]
+    assert change(graph, normal(5, 3)) <= 1e-12
+
+
+def test_a_layer_that_reads_units_that_do_not_correspond() -> None:
+    def forward(n: Net, x: Tensor) -> Tensor:
+        a, b = F.relu(n.a(x)), F.relu(n.b(x))
+        return n.last(F.relu(n.shared(torch.cat([a, b], 1)) + n.shared(F.relu(n.wide(x)))))
+
+    net = randomized(
+        Net(
+            forward,
+            a=nn.Linear(3, 2),
+            b=nn.Linear(3, 3),
+            wide=nn.Linear(3, 5),
+            shared=nn.Linear(5, 4),
+            last=nn.Linear(4, 1),
+        )
+    )
+    graph = trace(net)
+    assert not graph.hidden
+    assert (
+        graph.groups["wide"].frozen == "'shared.weight' is applied to units that do not correspond"
+    )
+    assert change(graph, normal(5, 3)) == 0
+
+
+def test_a_tie_with_a_frozen_group_says_why() -> None:
+    shared = nn.Linear(3, 3)
+    net = randomized(nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(3, 1)))
+    graph = trace(net)
+    assert graph.groups["0"].frozen == "read like, by '0', 'input', network input"
+    assert change(graph, normal(5, 3)) == 0
+
+
+def test_a_layer_applied_to_what_depends_on_no_input() -> None:
+    net = randomized(
+        Net(
+            lambda n, x: n.last(F.relu(n.first(x) + n.first(n.query).relu())),
+            first=nn.Linear(3, 4),
+            query=nn.Parameter(normal(3)),
+            last=nn.Linear(4, 1),
+        )
+    )
+    graph = trace(net)
+    assert list(graph.hidden) == ["first"]
+    assert change(graph, normal(5, 3)) <= 1e-12
+
+
+# --- sums, products, dimensions ------------------------------------------------------------------
+
+FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
+    "parameter": (lambda n, h: h + n.shift, "added to 'shift', a parameter"),
+    "parameter first": (lambda n, h: n.shift - h, "added to 'shift', a parameter"),
+    "buffer": (lambda n, h: h - n.fixed, "added to 'fixed', a buffer"),
+    "number": (lambda n, h: 1 + h, "added to a number"),
+    "constant": (lambda n, h: h + torch.ones_like(h), "added to 'ones_like', a constant"),
+    "tokens": (
+        lambda n, h: torch.cat([n.token.expand(h.size(0), -1, -1), h], 1),
+        "concatenated with 'token', a parameter",
+    ),
+    "input": (lambda n, h: h + n.x, "added to 'input', network input"),
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_what_is_added_freezes(name: str) -> None:
+    between, why = FROZEN[name]
+
+    def forward(n: Net, x: Tensor) -> Tensor:
+        n.x = x
+        return n.last(F.relu(n.second(F.relu(between(n, n.first(x))))))
+
+    net = Net(
+        forward,
+        first=nn.Linear(4, 4),
+        second=nn.Linear(4, 5),
+        last=nn.Linear(5, 1),
+        shift=nn.Parameter(normal(4)),
+        token=nn.Parameter(normal(1, 1, 4)),
+        fixed=nn.Buffer(normal(4)),
+    )
+    x = normal(2, 6, 4)
+    graph = trace(randomized(net), x)
+    assert list(graph.hidden) == ["second"]
+    assert graph.groups["first"].frozen == why
+    assert change(graph, x) <= 1e-12
+
+
+KEPT: dict[str, Callable[[Tensor], Tensor]] = {
+    "times": lambda h: 0.5 * h * 2,
+    "division": lambda h: h / 3 / math.sqrt(2),
+    "by a size": lambda h: h / h.shape[-1] ** 0.5,
+    "minus": lambda h: -h,
+    "difference": lambda h: h - 2 * h.relu(),
+    "sum of a list": lambda h: sum([h, h.relu()]),
+    "transposed twice": lambda h: h.transpose(1, 2).mT,
+    "permuted": lambda h: h.permute(1, 0, 2).relu().transpose(0, 1),
+    "permute a tuple": lambda h: torch.permute(h, (0, 2, 1)).transpose(-1, -2),
+    "reshaped": lambda h: h.reshape(-1, h.shape[-1]).relu().view(2, 6, 4),
+    "unflattened": lambda h: h.unflatten(1, (2, 3)).relu().flatten(1, 2),
+    "squeezed": lambda h: h.unsqueeze(1).relu().squeeze(1),
+    "halves": lambda h: torch.cat([(parts := h.chunk(2, dim=1))[0].relu(), parts[1]], dim=1),
+    "split": lambda h: h.split(2, 1)[1],
+    "unbound": lambda h: h.unbind(1)[0] + h.unbind(1)[3],
+    "stacked": lambda h: torch.stack([h, h.relu()], dim=1).amax(1),
+    "one token": lambda h: h[:, 0],
+    "last tokens": lambda h: h[..., 1:, :],
+    "new dimension": lambda h: h[:, None, :, :].mean((1, 2)),
+    "mean over tokens": lambda h: h.mean(dim=1, keepdim=True),
+    "sum over tokens": lambda h: h.sum(1),
+    "samples": lambda h: torch.cat([h, h.relu()], 0),
+    "pooled": lambda h: F.max_pool1d(h.transpose(1, 2), 2).transpose(1, 2),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_operations_on_tokens_keep_units_apart(name: str) -> None:
+    net = randomized(
+        Net(
+            lambda n, x: n.last(F.relu(KEPT[name](n.first(x)))),
+            first=nn.Linear(3, 4),
+            last=nn.Linear(4, 2),
+        )
+    )
+    x = normal(2, 6, 3)
+    graph = trace(net, x)
+    assert list(graph.hidden) == ["first"]
+    assert change(graph, x) <= 1e-12
+
+
+def test_tokens_without_an_example_are_asked_for() -> None:
+    net = Net(
+        lambda n, x: n.last(F.relu(n.first(x)).mean(1)), first=nn.Linear(3, 4), last=nn.Linear(4, 2)
+    )
+    with pytest.raises(NotHomogeneousError, match=r"not known here; pass example_input to trace"):
+        trace(net)
+
+
+def test_patches_become_tokens() -> None:
+    net = randomized(
+        Net(
+            lambda n, x: n.last(F.relu(n.patch(x)).flatten(2).transpose(1, 2)),
+            patch=nn.Conv2d(3, 4, 2, 2),
+            last=nn.Linear(4, 2),
+        )
+    )
+    x = normal(2, 3, 4, 4)
+    for example in (None, x):
+        graph = trace(net, example)
+        assert list(graph.hidden) == ["patch"]
+        assert change(graph, x) <= 1e-12
+
+
+def test_channel_shuffle_is_a_boundary() -> None:
+    net = randomized(
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.ChannelShuffle(2), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    )
+    with pytest.raises(NotHomogeneousError, match="ChannelShuffle at '1'"):
+        trace(net)
+    graph = trace(net, on_unsupported="freeze")
+    assert not graph.hidden
+    assert change(graph, normal(2, 3, 4, 4)) == 0
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.last = nn.Linear(3, 4), nn.Linear(2, 5), nn.Linear(9, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.last(F.relu(torch.cat([self.a(x), self.b(y)], dim=1)))
+
+
+def test_several_inputs() -> None:
+    net = randomized(TwoInputs())
+    x, y = normal(5, 3), normal(5, 2)
+    for example in (None, (x, y)):
+        graph = trace(net, example)
+        assert list(graph.hidden) == ["a", "b"]
+        assert [graph.groups[name].size for name in ("input", "y")] == [3, 2]
+        assert change(graph, x, y) <= 1e-12
+
+
+def test_a_part_of_a_network_that_cannot_be_followed() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+            self.head = nn.Linear(2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.features(x)
+            return self.head(h) if h.sum() > 0 else h
+
+    net = randomized(Branching())
+    with pytest.raises(NotHomogeneousError, match=r"test_tracing\.py:\d+, 'return self\.head"):
+        trace(net)
+    before = net(normal(5, 3))
+    balance(net.features, inplace=True)
+    torch.testing.assert_close(net(normal(5, 3)), before, rtol=1e-12, atol=1e-14)
+
+
+def test_an_example_that_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"cannot be applied to the example_input, of shape \[\(2"):
+        trace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)), normal(2, 5).float())
+
+
+def test_an_example_leaves_running_statistics_and_the_generator_alone() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(16, 2)
+    )
+    before, random = state(net), torch.get_rng_state()
+    trace(net, torch.ones(2, 3, 4, 4))
+    assert unchanged(net, before)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_one_activation_module_at_two_places() -> None:
+    net = randomized(
+        Net(
+            lambda n, x: n.c(n.act(n.b(n.act(n.a(x))))),
+            a=nn.Linear(3, 4),
+            act=nn.Tanh(),
+            b=nn.Linear(4, 5),
+            c=nn.Linear(5, 1),
+        )
+    )
+    graph = trace(net, on_unsupported="freeze")
+    assert {name: g.size for name, g in graph.groups.items() if "act" in name} == {
+        "act": 4,
+        "act:2": 5,
+    }
+
+
+def test_layer_invariants_with_shared_layers() -> None:
+    """A layer that reads and writes the same units adds nothing to their sum, but its bias."""
+    shared = nn.Linear(4, 4)
+    net = randomized(
+        nn.Sequential(nn.Linear(3, 4), shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(4, 2))
+    )
+    squares = {n: float(w.detach().square().sum()) for n, w in net.named_parameters()}
+    expected = squares["0.weight"] + squares["0.bias"] + squares["1.bias"] - squares["5.weight"]
+    assert math.isclose(float(layer_invariants(net)["0"]), expected, rel_tol=1e-12)
