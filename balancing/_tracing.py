@@ -85,11 +85,15 @@ _ANYWHERE = Layout()
 
 @dataclass(frozen=True)
 class _Segment:
-    """Units of one group as they lie in a tensor; ``repeat`` is None where it is not known."""
+    """Units of one group as they lie in a tensor; ``repeat`` is None where it is not known.
+
+    Segments with the same ``flattened`` have the same unknown number of positions.
+    """
 
     group: int
     size: int | None
     repeat: int | None = 1
+    flattened: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,8 @@ class Builder:
     ) -> None:
         self.model, self.example_input = model, example_input
         self.on_unsupported = on_unsupported
-        self.taken = {name for name, _ in model.named_modules()}  # groups are named after modules
+        self.modules = {name for name, _ in model.named_modules()}
+        self.names: set[str] = set()  # of groups
         self.groups: list[Group] = []
         self.tied: list[int] = []
         self.incidental: set[int] = set()  # of no interest if no layer reads them
@@ -217,6 +222,8 @@ class Builder:
         read = [source for source in node.all_input_nodes if source in self.streams]
         if node.op == "placeholder":
             name = "input" if not self.streams else str(node.target)
+            while name in self.modules:  # groups of units are named after modules
+                name = f"network {name}"
             number = self.add(Group(name, 0, frozen="network input"))
             self.note(node, _Stream((_Segment(number, None, None),)))
         elif node.op == "get_attr":
@@ -270,15 +277,15 @@ class Builder:
             if isinstance(module, (*_CHANNEL_NORMS, *_FEATURE_NORMS)):
                 return self.normalization(node, module)
             for name, part in module.named_modules():
-                if isinstance(part, _TRANSFORMER_LAYERS):
+                if isinstance(part, _TRANSFORMER_LAYERS) and _is_torch_module(part):
                     self.feedforward(f"{node.target}.{name}".rstrip("."), part)
         why = _WHY_NOT.get(family, "no rescaling factor is known to pass through it")
         if family in _PRODUCTS:
             why = "only products with numbers are known to let a factor pass"
         streams = [self.streams[n] for n in node.all_input_nodes if n in self.streams]
-        if len(streams) != 1:
+        if len(streams) != 1 and family != "prelu":  # F.prelu also reads its slopes
             raise Unsupported(why)
-        [stream] = streams
+        stream = streams[0]
         if stream.is_tuple:
             if family == "getitem" and isinstance(node.args[1], int):
                 return replace(stream, is_tuple=False)
@@ -309,6 +316,8 @@ class Builder:
     ) -> _Stream:
         if getattr(module, "return_indices", False) or node.kwargs.get("return_indices"):
             raise Unsupported("it also returns indices")
+        if any(isinstance(a, torch.dtype) and not a.is_floating_point for a in _flat(node.args)):
+            raise Unsupported("it rounds to whole numbers")
         if family in _POSITIONS and not stream.is_opaque:
             layout, dims = stream.layout, re.search(r"([123])d$", kind)
             rank = layout.rank
@@ -408,7 +417,7 @@ class Builder:
                 )
             start, end = 1, -1
         layout, merged = stream.layout.flattened(start, end)
-        unknown = tuple(replace(s, repeat=None) for s in stream.segments)
+        unknown = tuple(replace(s, repeat=None, flattened=node.name) for s in stream.segments)
         return _Stream(unknown if merged else stream.segments, layout)
 
     # --- sums and concatenations -----------------------------------------------------------------
@@ -490,6 +499,9 @@ class Builder:
         if family != "stack" and known.separates(dim):
             if len(streams) < len(tensors):
                 raise Unsupported("only results of layers can be concatenated")
+            for other in streams:
+                if other.layout.axis is not None and not other.layout.separates(dim):
+                    raise Unsupported("it concatenates units and positions")
             return _Stream(tuple(s for t in tensors for s in self.sized(t, dim)), known)
         if len(streams) < len(tensors):
             self.freeze(streams[0], f"{how} a constant")
@@ -626,8 +638,13 @@ class Builder:
             size, layout = module.normalized_shape[0], Layout.last(layout.rank)
         else:
             size = getattr(module, "num_channels", None) or module.num_features
-            dims = re.search(r"([23])d$", kind)
-            layout = Layout(1, int(dims[1]) + 2) if dims else self.channels_of(stream, size)
+            dims = re.search(r"([123])d$", kind)
+            if dims is None or kind == "BatchNorm1d":  # they take features, too
+                layout = self.channels_of(stream, size)
+            elif layout.rank in (None, int(dims[1]) + 2):
+                layout = Layout(1, int(dims[1]) + 2)
+            else:
+                raise Unsupported(f"it reads {layout.rank} dimensions: give it a batch")
         if module.weight is None:
             number = self.add(Group(name, size, frozen=f"computed by {kind}"))
             return _Stream((_Segment(number, size),), layout)
@@ -657,6 +674,8 @@ class Builder:
         if activation is not nn.functional.relu and not isinstance(activation, nn.ReLU):
             return
         first, second = module.linear1, module.linear2
+        for layer in (first, second):
+            self.check_parameters(layer)
         [read] = self.opaque(f"{name}.linear1.input", f"inside {type(module).__name__}").segments
         source = self.resolve((read,), first.in_features)
         ends: list[_Stream] = []
@@ -705,8 +724,7 @@ class Builder:
         units = sum(s.size or 0 for s in unknown)
         if unknown:
             repeat, rest = divmod(read - known, units)
-            same = len(unknown) == 1 or len(unknown) == len(segments)
-            if rest or repeat < 1 or not same:
+            if rest or repeat < 1 or len({s.flattened for s in unknown}) > 1:
                 raise Unsupported(
                     f"its {read} columns cannot be assigned to channels; pass example_input"
                 )
@@ -762,13 +780,11 @@ class Builder:
 
     def free_name(self, name: str) -> str:
         """The name, or one like it if another group has it."""
-        names = {group.name for group in self.groups}
-        if name == "input" and name in self.taken:
-            name = "network input"
         count, found = 1, name
-        while found in names:
+        while found in self.names:
             count += 1
             found = f"{name}:{count}"
+        self.names.add(found)
         return found
 
     def update(self, number: int, **changes: Any) -> None:

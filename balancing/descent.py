@@ -50,11 +50,11 @@ class WeightBalancingDescent(torch.optim.Optimizer):
 
     For p <= 1 no weight changes its sign, and one that is 0 stays 0: initialize biases to
     something else. Parameters that are no weight or bias of the graph (the slopes of a PReLU,
-    normalization gains) take plain steps -lr g, without decay. Parameters that do not require a
-    gradient when the optimizer is made stay as they are; the hidden units that they belong to are
-    not rescaled and lose their conservation law. A parameter without a gradient is taken to have
-    gradient zero; if none has one, nothing happens. There is no momentum: a
-    :class:`torch.optim.lr_scheduler.OneCycleLR` needs ``cycle_momentum=False``.
+    attention weights, embeddings) take plain steps -lr g, without decay. Parameters that do not
+    require a gradient when the optimizer is made stay as they are; the hidden units that they
+    belong to are not rescaled and lose their conservation law. A parameter without a
+    gradient is taken to have gradient zero; if none has one, nothing happens. There is no
+    momentum: a :class:`torch.optim.lr_scheduler.OneCycleLR` needs ``cycle_momentum=False``.
 
     Args:
         model: a module that :func:`~balancing.trace` accepts, or its graph. All its parameters

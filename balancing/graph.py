@@ -73,6 +73,10 @@ class Source:
 class Edge:
     """The weights of one layer: they lead from one group of units, or several, to another.
 
+    The gains of a normalization are the weights of an edge, too, which leads from the normalized
+    values to a group of as many units, one weight each. A weight that several layers share is one
+    edge.
+
     Attributes:
         name: module path of the layer.
         target: name of the group that the weights write to.
@@ -80,7 +84,8 @@ class Edge:
             were concatenated.
         weight: name of the weight among the model's parameters.
         bias: name of the bias among the model's parameters, or None.
-        blocks: number of groups of a grouped convolution; 1 for every other layer.
+        blocks: number of groups of a grouped convolution; number of units of a normalization; 1
+            for every other layer.
         transposed: whether the weight has its source dimension first (transposed convolution).
     """
 
@@ -243,29 +248,48 @@ def trace(
 ) -> RescalingGraph:
     """Find the units of a network that may be rescaled and the weights that carry them.
 
-    Supported: Linear, convolution and transposed convolution (grouped and depthwise, too); ReLU,
-    leaky ReLU and PReLU; maximum, average and adaptive pooling; Identity, Dropout, zero padding,
-    upsampling; Flatten, and ``view`` or ``reshape`` to two dimensions; sums and concatenations;
-    as modules, functions or tensor methods, composed in any way that torch.fx can follow. A unit
-    is a channel there: the columns of a linear layer behind a flatten are grouped by channel, a sum
-    ties the units of its summands, a concatenation sets groups side by side. The first dimension
-    of every tensor is taken to be the batch. Forward hooks are not seen.
+    A factor passes through Linear, convolution and transposed convolution (grouped and depthwise,
+    too); ReLU, leaky ReLU and PReLU; maximum, average and adaptive pooling; Identity, Dropout, zero
+    padding, upsampling; products with numbers; means, sums and maxima over positions or tokens;
+    whatever moves dimensions and keeps units apart; sums and concatenations; as modules, functions
+    or tensor methods, composed in any way that torch.fx can follow. A unit is a channel there: the
+    columns of a linear layer behind a flatten are grouped by channel, a sum ties the units of its
+    summands, a concatenation sets groups side by side. The first dimension of every tensor is taken
+    to be the batch. Forward hooks are not seen.
+
+    A *boundary* stops factors: the units that it reads are frozen, that is they keep factor 1.
+
+    * A normalization (batch, group, instance, layer, RMS) is one; its gains and biases are the
+      incoming weights and biases of a new group, which is free: a gain for each unit. So the
+      function is kept in training and in evaluation mode, and running statistics are not touched.
+    * ``nn.MultiheadAttention``, embeddings and torch's transformer layers are boundaries; of the
+      latter the hidden units between the two linear layers are free if the activation is ReLU.
+    * What a parameter, a buffer or a constant is added to is frozen.
+    * Any other operation on units that may be rescaled is an error, unless ``on_unsupported`` says
+      that it is a boundary.
+
+    A tensor that several layers use has one scale: what they write is tied, and so is what they
+    read, and there is one edge for all of them. Where that is not possible, or where something else
+    uses the tensor, its units are frozen. Print the graph to see what is frozen, and why.
 
     Args:
         model: the network. A :class:`RescalingGraph` is returned as it is.
-        example_input: an input of the network. Needed only where the number of positions of a
-            channel cannot be told otherwise: ``view(-1, n)``, and flattened maps of different
-            sizes that are concatenated.
+        example_input: an input of the network, or a tuple of several. Only shapes are looked at,
+            and nothing is computed. Needed only where dimensions or sizes cannot be told otherwise:
+            ``view(-1, n)``, tokens behind a linear layer, flattened maps that are concatenated.
+            Without it a BatchNorm1d or GroupNorm behind a linear layer of as many features is taken
+            to read (batch, features).
         on_unsupported: what to do about an operation through which no factor can pass.
             ``"raise"`` an error, or ``"freeze"``: treat it as a boundary, so that the units
             before and behind it keep factor 1; the graph says why when it is printed.
 
     Raises:
         NotHomogeneousError: an activation is not positively homogeneous (GELU, sigmoid, ...), an
-            operation is not supported, two layers share a parameter, or torch.fx cannot trace the
-            model. The model is not changed.
+            operation is not supported, or torch.fx cannot trace the model (the message names the
+            line). The model is not changed.
         TypeError: ``model`` is neither a module nor a graph.
-        ValueError: ``on_unsupported`` is neither of the two words.
+        ValueError: ``on_unsupported`` is neither of the two words, or the network cannot be applied
+            to ``example_input``.
     """
     if isinstance(model, RescalingGraph):
         return model

@@ -72,6 +72,9 @@ def _positive_power(x: Tensor, exponent: float) -> Tensor:
 def lpq_norm(model: nn.Module | RescalingGraph, p: float = 2, q: float | None = None) -> Tensor:
     r"""The norm :math:`\|W\|_{p,q}` of all weights; biases do not enter.
 
+    The gain of a normalization counts as a row with one weight. A tensor that several layers share
+    counts once.
+
     Differentiable, so that it can serve as a penalty; wrap the call in ``torch.no_grad()`` to
     record values only. Source: Saul 2023, eq. (1).
 

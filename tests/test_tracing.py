@@ -610,6 +610,81 @@ def test_tokens_without_an_example_are_asked_for() -> None:
         trace(net)
 
 
+def test_flattened_maps_of_different_sizes_are_told_apart_by_an_example() -> None:
+    """3 channels of 4 positions and 2 of 9 have 30 columns: not 5 channels of 6."""
+
+    def forward(n: Net, x: Tensor) -> Tensor:
+        a, b = n.a(F.adaptive_avg_pool2d(x, 2)), n.b(F.adaptive_avg_pool2d(x, 3))
+        return n.last(F.relu(torch.cat([a.flatten(1), b.flatten(1)], 1)))
+
+    net = randomized(
+        Net(forward, a=nn.Conv2d(3, 3, 1), b=nn.Conv2d(3, 2, 1), last=nn.Linear(30, 2))
+    )
+    with pytest.raises(NotHomogeneousError, match="its 30 columns cannot be assigned to channels"):
+        trace(net)
+    x = normal(2, 3, 6, 6)
+    graph = trace(net, x)
+    assert [(s.size, s.repeat) for s in graph.edges[-1].sources] == [(3, 4), (2, 9)]
+    assert list(graph.hidden) == ["a", "b"]
+    assert change(graph, x) <= 1e-12
+
+
+def test_units_are_not_concatenated_with_positions() -> None:
+    def forward(n: Net, x: Tensor) -> Tensor:
+        tokens = n.patch(x).flatten(2)
+        return n.last(torch.cat([n.other(x).flatten(2), n.first(tokens)], dim=1))
+
+    net = Net(
+        forward,
+        patch=nn.Conv2d(3, 4, 1),
+        other=nn.Conv2d(3, 5, 1),
+        first=nn.Linear(16, 16),
+        last=nn.Conv1d(9, 2, 1),
+    )
+    with pytest.raises(NotHomogeneousError, match="units lie in dimension 1 here"):
+        trace(net, torch.zeros(2, 3, 4, 4))
+
+    def mixed(n: Net, x: Tensor) -> Tensor:
+        features = n.first(x.flatten(2))
+        return n.last(torch.cat([n.other(x).flatten(2), features], dim=1))
+
+    net.run = mixed
+    net.last = nn.Conv1d(8, 2, 1)
+    with pytest.raises(NotHomogeneousError, match="it concatenates units and positions"):
+        trace(net, torch.zeros(2, 3, 4, 4))
+
+
+def test_rounding_to_whole_numbers_is_refused() -> None:
+    net = Net(
+        lambda n, x: n.last(n.first(x).to(torch.long).float()),
+        first=nn.Linear(3, 4),
+        last=nn.Linear(4, 2),
+    )
+    with pytest.raises(NotHomogeneousError, match="it rounds to whole numbers"):
+        trace(net)
+
+
+def test_slopes_given_to_a_function() -> None:
+    net = randomized(
+        Net(
+            lambda n, x: n.last(F.prelu(n.first(x), n.slopes)),
+            first=nn.Linear(3, 4),
+            slopes=nn.Parameter(torch.rand(4, generator=generator(3))),
+            last=nn.Linear(4, 2),
+        )
+    )
+    graph = trace(net)
+    assert list(graph.hidden) == ["first"]
+    assert graph.hidden["first"].activation == "prelu"
+    assert change(graph, normal(5, 3)) <= 1e-12
+
+
+def test_a_single_sample_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.InstanceNorm2d(4, affine=True), nn.Conv2d(4, 2, 1))
+    with pytest.raises(NotHomogeneousError, match="it reads 3 dimensions, not 4: give it a batch"):
+        trace(net, torch.zeros(3, 5, 5))
+
+
 def test_patches_become_tokens() -> None:
     net = randomized(
         Net(
