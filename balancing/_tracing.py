@@ -202,6 +202,8 @@ class Builder:
     def result(self) -> RescalingGraph:
         """Name the groups and drop the ties."""
         roots = {number: self.root(number) for number in range(len(self.groups))}
+        # a shared tensor has several names: take that under which the model lists it
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         edges = []
         for link in self.links:
             sources = tuple(
@@ -209,7 +211,13 @@ class Builder:
                 for s in link.segments
             )
             target = self.groups[roots[link.target]].name
-            edges.append(replace(link.edge, target=target, sources=sources))
+            weight, bias = (
+                n and names[id(self.model.get_parameter(n))]
+                for n in (link.edge.weight, link.edge.bias)
+            )
+            edges.append(
+                replace(link.edge, target=target, sources=sources, weight=weight or "", bias=bias)
+            )
         read = {source.group for edge in edges for source in edge.sources}
         groups = {}
         for number, root in roots.items():

@@ -784,8 +784,25 @@ def test_networks_without_a_unit_to_balance_are_refused() -> None:
         WeightBalancingDescent(gelu, 0.1)
 
 
-def test_shared_parameters_are_refused() -> None:
+def test_shared_parameters_keep_the_imbalance() -> None:
+    first, last, shared = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 4)
+    net = nn.Sequential(first, nn.ReLU(), shared, nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), last)
+    net[4].weight, net[4].bias = shared.weight, shared.bias
+    net.double()
+    before = imbalance(net, 2, 2, bias=True)
+    assert list(before) == ["0"]
+    optimizer = WeightBalancingDescent(net, 0.05)
+    x = torch.randn(6, 3, dtype=torch.float64, generator=generator(1))
+    for _ in range(3):
+        optimizer.zero_grad()
+        net(x).square().mean().backward()
+        optimizer.step()
+    after = imbalance(net, 2, 2, bias=True)
+    torch.testing.assert_close(after["0"], before["0"], rtol=0, atol=1e-5)  # its tol is 1e-6
+
+
+def test_shared_parameters_may_leave_no_unit() -> None:
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
     net[2].weight = net[0].weight
-    with pytest.raises(NotHomogeneousError, match="one tensor has one scale"):
+    with pytest.raises(ValueError, match="no hidden unit to balance: there are none"):
         WeightBalancingDescent(net, 0.1)

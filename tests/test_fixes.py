@@ -714,14 +714,17 @@ def test_the_result_can_be_trained() -> None:
     assert all(weight.is_leaf and weight.grad is not None for weight in model.parameters())
 
 
-@pytest.mark.parametrize("tied", ["weight", "bias"])
-def test_shared_parameters_are_refused_by_name(tied: str) -> None:
-    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1))
-    setattr(net[2], tied, getattr(net[0], tied))
-    before = state(net)
-    with pytest.raises(NotHomogeneousError, match=r"shared parameter at '2'.*used by '0'"):
-        balance(net, inplace=True)
-    assert unchanged(net, before)
+@pytest.mark.parametrize("tied", ["weight", "bias", "both"])
+def test_shared_parameters_keep_one_scale(tied: str) -> None:
+    layers = [m for n in (3, 4, 4) for m in (nn.Linear(n, 4), nn.ReLU())]
+    net = nn.Sequential(*layers, nn.Linear(4, 2)).double()
+    for kind in ("weight", "bias") if tied == "both" else (tied,):
+        setattr(net[4], kind, getattr(net[2], kind))
+    result = balance(net)
+    assert result.converged
+    assert result.check(torch.randn(5, 3, dtype=torch.float64, generator=generator(1))) <= 1e-13
+    if tied != "weight":
+        assert result.model[4].bias is result.model[2].bias
 
 
 def test_graph_with_a_boundary() -> None:

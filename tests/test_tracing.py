@@ -475,6 +475,20 @@ def test_one_of_two_layers_has_a_bias() -> None:
     assert change(graph, normal(5, 3)) <= 1e-12
 
 
+def test_a_shared_parameter_goes_by_the_name_under_which_the_model_lists_it() -> None:
+    net = Net(
+        lambda n, x: n.last(F.relu(n.early(F.relu(n.late(F.relu(n.first(x))))))),
+        first=nn.Linear(3, 4),
+        early=nn.Linear(4, 4),
+        late=nn.Linear(4, 4),
+        last=nn.Linear(4, 1),
+    )
+    net.late.weight, net.late.bias = net.early.weight, net.early.bias
+    [edge] = [edge for edge in trace(net).edges if edge.name == "late"]
+    assert (edge.weight, edge.bias) == ("early.weight", "early.bias")
+    WeightBalancingDescent(randomized(net), 0.1)  # it knows parameters by these names
+
+
 def test_a_layer_that_reads_units_that_do_not_correspond() -> None:
     def forward(n: Net, x: Tensor) -> Tensor:
         a, b = F.relu(n.a(x)), F.relu(n.b(x))
