@@ -143,6 +143,8 @@ class Builder:
         self.by_weight: dict[int, _Link] = {}  # id of a parameter -> the edge that has it
         self.by_bias: dict[int, int] = {}  # id of a parameter -> the group whose bias it is
         self.accounted: dict[str, set[str]] = {}  # parameter of an edge -> its names in such edges
+        self.elsewhere: dict[int, set[str]] = {}  # place of a parameter -> boundaries that use it
+        self.feeding: set[str] = set()  # parameters inside of boundaries that edges have
         self.streams: dict[fx.Node, _Stream] = {}  # nodes that carry no units are not in it
         self.numbers: set[fx.Node] = set()  # nodes that are numbers, as a size
         self.shapes: dict[fx.Node, torch.Size] = {}  # from the example
@@ -190,7 +192,8 @@ class Builder:
                 users.setdefault(_place(tensor), set()).add(f"'{node.name}' in forward")
         for link in self.links:
             for name in filter(None, (link.edge.weight, link.edge.bias)):
-                others = users[_place(self.model.get_parameter(name))] - self.accounted[name]
+                place = _place(self.model.get_parameter(name))
+                others = users[place] - self.accounted[name] | self.elsewhere.get(place, set())
                 if others:
                     self.freeze_link(link, f"'{name}' is also {min(others)}")
 
@@ -691,6 +694,7 @@ class Builder:
             bias = None if layer.bias is None else f"{name}.{part}.bias"
             edge = Edge(f"{name}.{part}", "", (), f"{name}.{part}.weight", bias)
             segments = ends[0].segments if ends else source
+            self.feeding.update(filter(None, (edge.weight, edge.bias)))
             ends.append(self.connect(edge, layer.out_features, segments, Layout.last()))
         self.activate(ends[0], "relu")
         self.freeze(ends[1], f"inside {type(module).__name__}")
@@ -753,6 +757,10 @@ class Builder:
             raise NotHomogeneousError(where, kind, f"{why}; {_SUPPORTED}")
         for stream in read:
             self.freeze(stream, f"read by {kind} at '{where}'")
+        for name, parameter in module.named_parameters() if module is not None else ():
+            if f"{where}.{name}" not in self.feeding:  # if it is an edge's, too, by another call
+                uses = self.elsewhere.setdefault(_place(parameter), set())
+                uses.add(f"used by {kind} at '{where}', a boundary")
         return self.opaque(where, f"computed by {kind}", incidental=not lost and not expected)
 
     def opaque(self, name: str, why: str, *, incidental: bool = False) -> _Stream:

@@ -11,7 +11,9 @@ import model_zoo
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from strategies import generator, state, unchanged
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import generator, seeds, settings, state, unchanged
 from torch import Tensor, nn
 
 from balancing import (
@@ -475,6 +477,29 @@ def test_one_of_two_layers_has_a_bias() -> None:
     assert change(graph, normal(5, 3)) <= 1e-12
 
 
+def test_a_layer_that_is_a_boundary_elsewhere() -> None:
+    """Over positions a LayerNorm is a boundary, over features an edge: one tensor, one scale."""
+
+    def forward(n: Net, x: Tensor) -> Tensor:
+        h = n.norm(n.conv(x))
+        return n.last(F.relu(n.norm(n.first(h))))
+
+    net = randomized(
+        Net(
+            forward,
+            conv=nn.Conv1d(6, 6, 1),
+            norm=nn.LayerNorm(4),
+            first=nn.Linear(4, 4),
+            last=nn.Linear(4, 2),
+        )
+    )
+    graph = trace(net)
+    why = "'norm.weight' is also used by LayerNorm at 'norm', a boundary"
+    assert [g.frozen for g in graph.groups.values()].count(why) == 1
+    assert not graph.hidden
+    assert change(graph, normal(3, 6, 4)) == 0
+
+
 def test_a_shared_parameter_goes_by_the_name_under_which_the_model_lists_it() -> None:
     net = Net(
         lambda n, x: n.last(F.relu(n.early(F.relu(n.late(F.relu(n.first(x))))))),
@@ -614,6 +639,78 @@ def test_operations_on_tokens_keep_units_apart(name: str) -> None:
     graph = trace(net, x)
     assert list(graph.hidden) == ["first"]
     assert change(graph, x) <= 1e-12
+
+
+class Chain(nn.Module):
+    """Operations one after the other; each may also read what came before it."""
+
+    def __init__(self, names: list[str], seed: int) -> None:
+        super().__init__()
+        self.names = names
+        self.features, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.tokens, self.wide = nn.Conv1d(6, 6, 1), nn.Conv1d(4, 4, 1)
+        self.layer_norm, self.batch_norm = nn.LayerNorm(4), nn.BatchNorm1d(6)
+        self.group_norm, self.feature_norm = nn.GroupNorm(2, 6), nn.BatchNorm1d(4)
+        self.mha = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.shift = nn.Parameter(torch.ones(4))
+        rng = generator(seed)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.normal_(0, 0.7, generator=rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = [x]
+        for name in self.names:
+            before.append(LINKS[name](self, before))
+        return self.last(before[-1])
+
+
+# all keep the shape (batch, 6, 4); some mix units, some let no factor pass
+LINKS: dict[str, Callable[[Chain, list[Tensor]], Tensor]] = {
+    "features": lambda n, xs: n.features(xs[-1]).relu(),
+    "tokens": lambda n, xs: n.tokens(xs[-1]).relu(),
+    "wide": lambda n, xs: n.wide(xs[-1].transpose(1, 2)).transpose(1, 2),
+    "residual": lambda n, xs: xs[-1] + n.features(xs[-1]).relu(),
+    "skip": lambda n, xs: xs[-1] - 2 * xs[len(xs) // 2],
+    "layer norm": lambda n, xs: n.layer_norm(xs[-1]),
+    "batch norm": lambda n, xs: n.batch_norm(xs[-1]),
+    "group norm": lambda n, xs: n.group_norm(xs[-1]),
+    "feature norm": lambda n, xs: n.feature_norm(xs[-1].mT).mT,
+    "attention": lambda n, xs: n.mha(xs[-1], xs[-1], xs[-1])[0],
+    "parameter": lambda n, xs: xs[-1] + n.shift,
+    "query": lambda n, xs: xs[-1] + n.features(n.shift),
+    "leaky": lambda n, xs: F.leaky_relu(xs[-1], -0.3) / 2,
+    "tanh": lambda n, xs: xs[-1].tanh(),
+    "softmax": lambda n, xs: xs[-1].softmax(-1),
+    "half": lambda n, xs: torch.cat([xs[-1][:, :3], xs[-1].chunk(2, 1)[0]], 1),
+    "half the units": lambda n, xs: torch.cat([xs[-1][..., :2], xs[0].chunk(2, -1)[1]], -1),
+    "flip": lambda n, xs: xs[-1].flip(-1),
+    "stack": lambda n, xs: torch.stack([xs[-1], xs[len(xs) // 2]], 1).amax(1),
+    "reshape": lambda n, xs: xs[-1].reshape(-1, 4).relu().view(-1, 6, 4),
+    "mix": lambda n, xs: xs[-1].reshape(-1, 4, 6).mT,
+    "flat": lambda n, xs: xs[-1].flatten(1).unflatten(1, (6, 4)),
+    "mean": lambda n, xs: xs[-1] + xs[-1].mean(1, keepdim=True),
+    "mean over units": lambda n, xs: xs[-1] + xs[-1].mean(-1, keepdim=True),
+    "pool": lambda n, xs: F.avg_pool1d(xs[-1], 3, 1, 1),
+    "pool tokens": lambda n, xs: F.max_pool1d(xs[-1].mT, 3, 1, 1).mT,
+}
+
+
+@settings(max_examples=150)
+@given(
+    names=st.lists(st.sampled_from(list(LINKS)), min_size=1, max_size=6),
+    seed=seeds,
+    training=st.booleans(),
+    example=st.booleans(),
+)
+def test_chains_of_operations_keep_their_function(
+    names: list[str], seed: int, training: bool, example: bool
+) -> None:
+    """Layers used several times, on units and on tokens, with and without an example."""
+    net, x = Chain(["features", *names], seed).double().train(training), normal(5, 6, 4)
+    graph = trace(net, x if example else None, on_unsupported="freeze")
+    # batch norms may divide by small deviations; a factor that is not undone changes far more
+    assert change(graph, x) <= 1e-8
 
 
 def test_tokens_without_an_example_are_asked_for() -> None:
