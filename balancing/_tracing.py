@@ -66,6 +66,10 @@ _BOUNDARIES = (  # what is between factors by its nature: no reason to refuse a 
     *(nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag, *_CHANNEL_NORMS, *_FEATURE_NORMS),
     *(nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer, *_TRANSFORMER_LAYERS),
 )
+_BOUNDARY_FUNCTIONS = {  # the same as functions; here gains and embeddings have no part
+    *("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"),
+    *("embedding", "scaled_dot_product_attention"),
+}
 _SUPPORTED = (
     "supported are linear layers and convolutions, (leaky, parametric) ReLU, pooling, dropout, "
     "zero padding, flatten, sums and concatenations, normalizations and nn.MultiheadAttention; "
@@ -752,7 +756,7 @@ class Builder:
         read = [self.streams[n] for n in node.all_input_nodes if n in self.streams]
         layer = isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED))
         lost = layer or not all(self.why_frozen(stream) for stream in read)
-        expected = module is not None and isinstance(module, _BOUNDARIES)
+        expected = isinstance(module, _BOUNDARIES) or kind in _BOUNDARY_FUNCTIONS
         if lost and not expected and self.on_unsupported == "raise":
             raise NotHomogeneousError(where, kind, f"{why}; {_SUPPORTED}")
         for stream in read:

@@ -233,10 +233,11 @@ class RescalingGraph:
             if edge.bias is not None and edge.target in hidden:
                 touched[edge.bias] = self.model.get_parameter(edge.bias).numel()
         total = sum(parameter.numel() for parameter in self.model.parameters())
-        share = 100 * sum(touched.values()) / max(total, 1)
+        count = sum(touched.values())
         return (
-            f"{len(self.groups)} groups, {len(self.groups) - len(hidden)} frozen; {share:.3g} % of "
-            f"the {total} parameters touch a unit that may be rescaled"
+            f"{len(self.groups)} groups, {len(self.groups) - len(hidden)} frozen; {count} of "
+            f"{total} parameters ({100 * count / max(total, 1):.1f} %) touch a unit that may be "
+            "rescaled"
         )
 
 
@@ -264,6 +265,7 @@ def trace(
       function is kept in training and in evaluation mode, and running statistics are not touched.
     * ``nn.MultiheadAttention``, embeddings and torch's transformer layers are boundaries; of the
       latter the hidden units between the two linear layers are free if the activation is ReLU.
+      So are normalizations and attention as functions; there the gains have no part.
     * What a parameter, a buffer or a constant is added to is frozen.
     * Any other operation on units that may be rescaled is an error, unless ``on_unsupported`` says
       that it is a boundary.

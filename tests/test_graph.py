@@ -236,7 +236,7 @@ def test_printed_graph_says_what_is_frozen_and_why() -> None:
     assert rows["fourth"].endswith("no: network output")
     # first and third with their biases, second.weight, fourth.weight: 25 + 21 + 30 + 6 of 90
     assert totals == (
-        "6 groups, 4 frozen; 91.1 % of the 90 parameters touch a unit that may be rescaled"
+        "6 groups, 4 frozen; 82 of 90 parameters (91.1 %) touch a unit that may be rescaled"
     )
 
 

@@ -268,6 +268,33 @@ def test_normalizations_of_features(name: str) -> None:
         assert change(graph, normal(5, 3)) <= 1e-12
 
 
+def test_normalization_and_attention_as_functions() -> None:
+    """The gains have no part: they stay as they are."""
+
+    def forward(n: Net, x: Tensor) -> Tensor:
+        h = F.layer_norm(n.first(x), (4,), n.gain, n.shift)
+        h = F.scaled_dot_product_attention(n.query(h), h, h)
+        return n.last(F.relu(n.hidden(h)))
+
+    net = randomized(
+        Net(
+            forward,
+            first=nn.Linear(3, 4),
+            gain=nn.Parameter(torch.ones(4)),
+            shift=nn.Parameter(torch.zeros(4)),
+            query=nn.Linear(4, 4),
+            hidden=nn.Linear(4, 5),
+            last=nn.Linear(5, 2),
+        )
+    )
+    graph = trace(net)
+    assert list(graph.hidden) == ["hidden"]
+    assert graph.groups["first"].frozen == "read by layer_norm at 'layer_norm'"
+    assert graph.groups["query"].frozen is not None
+    assert "not part of any edge: gain, shift\n" in str(graph)
+    assert change(graph, normal(2, 5, 3)) <= 1e-12
+
+
 def test_batch_norm_over_tokens_has_units_of_its_own() -> None:
     net = randomized(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(4, 2)))
     with pytest.raises(NotHomogeneousError, match="units lie in dimension 1 here"):
@@ -796,10 +823,12 @@ def test_a_single_sample_is_refused() -> None:
         trace(net, torch.zeros(3, 5, 5))
 
 
-def test_patches_become_tokens() -> None:
+@pytest.mark.parametrize("flatten", [lambda x: x.flatten(2), nn.Flatten(2)])
+def test_patches_become_tokens(flatten: Callable[[Tensor], Tensor]) -> None:
     net = randomized(
         Net(
-            lambda n, x: n.last(F.relu(n.patch(x)).flatten(2).transpose(1, 2)),
+            lambda n, x: n.last(n.flatten(F.relu(n.patch(x))).transpose(1, 2)),
+            flatten=flatten,
             patch=nn.Conv2d(3, 4, 2, 2),
             last=nn.Linear(4, 2),
         )
