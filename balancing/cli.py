@@ -25,6 +25,7 @@ from balancing.claims import LEDGER, LEDGERS, evaluate
 from balancing.experiments import EXPERIMENTS
 
 RESULTS = Path("book/results")
+_PROGRAM = ("balancing",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,11 +116,13 @@ def _configure(config: Any, settings: Sequence[str]) -> Any:
     return replace(config, **changes)
 
 
-def _record(folder: Path, name: str, table: pd.DataFrame, config: Any) -> None:
+def _record(
+    folder: Path, name: str, table: pd.DataFrame, config: Any, program: Sequence[str] = _PROGRAM
+) -> None:
     """Write the table and where it comes from; each file appears whole or not at all."""
     provenance = {
         "experiment": name,
-        "command": shlex.join(["balancing", *sys.argv[1:]]),
+        "command": shlex.join([*program, *sys.argv[1:]]),
         "config": asdict(config),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {
