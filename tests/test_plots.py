@@ -159,6 +159,16 @@ def runs_of(epochs: int, offset: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+TIMES = pd.DataFrame(
+    {
+        "network": ["small", "small", "large", "large", "large"],
+        "method": ["ours", "peer", "ours", "peer", "other"],
+        "seconds": [0.1, 0.01, 2.0, 60.0, np.nan],
+        "norm": [1.0, 1.2, 3.0, 3.0, np.nan],
+        "ended": [True, True, True, False, False],
+    }
+)
+
 RACE = pd.concat([runs_of(2, 0.5), runs_of(4, 0.1)])
 
 
@@ -188,6 +198,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "descent": lambda: plots.descent({"$(2, 2)$": line()[0].exp(), "$(1, 1)$": line(2)[0].exp()}),
     "safe_exponents": lambda: plots.safe_exponents(*RISEN),
     "convergence": lambda: plots.convergence(UPDATES),
+    "benchmark": lambda: plots.benchmark(TIMES),
     "diffusion": lambda: plots.diffusion(*PROFILES),
     "modes": modes,
     "phases": lambda: plots.phases([1, 0.5, 0.25], [2, 0.2, 0.02]),
@@ -501,6 +512,22 @@ def test_convergence_has_a_panel_for_each_pair_and_a_line_for_each_network() -> 
             assert drawn.get_ydata().tolist() == run["ratio"].tolist()
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["1 hidden layers", "2 hidden layers"]
+
+
+def test_benchmark_tells_who_is_not_as_low_and_who_was_stopped() -> None:
+    (axes,) = plots.benchmark(TIMES).axes
+    *drawn, stopped = (each for each in axes.get_lines() if len(each.get_xdata()) > 0)
+    shown = [
+        (each.get_fillstyle(), float(x), round(y))
+        for each in drawn
+        if each.get_color() != INK
+        for x, y in each.get_xydata()
+    ]
+    assert shown == [("full", 0.1, 0), ("full", 2, 1), ("full", 60, 1), ("none", 0.01, 0)]
+    assert stopped.get_label() == "stopped"
+    assert stopped.get_xdata().tolist() == [75]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["small", "large"]
+    assert axes.get_xscale() == "log"
 
 
 def test_diffusion_sets_the_model_beside_the_measurement() -> None:

@@ -17,6 +17,7 @@ from balancing.plots.factorization import (
 )
 from balancing.plots.fixes import (
     auxiliary,
+    benchmark,
     convergence,
     descent,
     diffusion,
@@ -46,6 +47,7 @@ from balancing.plots.invariants import (
 __all__ = [
     "FigureOutput",
     "auxiliary",
+    "benchmark",
     "conserved",
     "convergence",
     "departure",

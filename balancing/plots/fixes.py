@@ -1,4 +1,4 @@
-"""Figures of Part II: fixes (chapters 8 to 10)."""
+"""Figures of Part II: fixes (chapters 8 to 11)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETRIGHT
 from torch import Tensor
 
 from balancing.plots._style import COLOURS, INK, draw_line, finish, make_axes, styled
 
 __all__ = [
     "auxiliary",
+    "benchmark",
     "convergence",
     "descent",
     "diffusion",
@@ -281,3 +283,45 @@ def phases(means: Sequence[float], rests: Sequence[float]) -> Figure:
     draw_line(axes, range(len(rests)), rests, 1, label="unit from the mean of its layer")
     axes.set(xlabel="update", ylabel="largest error of $\\theta$", yscale="log", ylim=(1e-11, 10))
     return finish(figure)
+
+
+# --- chapter 11 ----------------------------------------------------------------------------------
+
+_MARKERS = "osDv^PX"
+
+
+@styled
+def benchmark(table: pd.DataFrame) -> Figure:
+    """How long each way to balance a network takes: a row for each, a marker for each way.
+
+    A marker is filled where the norm came within 0.1 % of the lowest on that network; a sign
+    behind it says that the run was stopped there. What has no time is left out.
+
+    Args:
+        table: rows of one pair (p, q) and up to seven methods. Columns: ``network``, ``method``,
+            ``seconds``, ``norm``, ``ended`` (whether it was not stopped).
+    """
+    networks, methods = list(table["network"].unique()), list(table["method"].unique())
+    figure, (axes,) = make_axes(height=1.1 + 0.42 * len(networks))
+    # each method a little lower than the one before: equal times stay apart
+    lane = 0.09 * (table["method"].map(methods.index) - (len(methods) - 1) / 2)
+    height = table["network"].map(networks.index) + lane
+    timed = table["seconds"].notna()
+    low = table["norm"] <= 1.001 * table.groupby("network")["norm"].transform("min")
+    for border in range(1, len(networks)):
+        axes.axhline(border - 0.5, color=INK, alpha=0.15, linewidth=0.8)
+    none: Any = {"linestyle": "none", "markersize": 6}
+    for index, (method, marker) in enumerate(zip(methods, _MARKERS, strict=False)):
+        look: Any = {"marker": marker, "color": COLOURS[index % len(COLOURS)], **none}
+        for kind, fill in ((low, "full"), (~low, "none")):
+            shown = timed & kind & (table["method"] == method)
+            axes.plot(table["seconds"][shown], height[shown], fillstyle=fill, **look)
+        axes.plot([], [], label=method, **look)
+    axes.plot([], [], marker="o", color=INK, fillstyle="none", label="not the lowest norm", **none)
+    late = timed & ~table["ended"]
+    behind = 1.25 * table["seconds"][late]  # the axis is logarithmic
+    axes.plot(behind, height[late], marker=CARETRIGHT, color=INK, label="stopped", **none)
+    axes.set_yticks(range(len(networks)), networks)
+    axes.set(xlabel="seconds", ylabel="network", xscale="log", ylim=(len(networks) - 0.5, -0.5))
+    axes.grid(visible=False, axis="y")
+    return finish(figure, loc="center left", bbox_to_anchor=(1, 0.5))
