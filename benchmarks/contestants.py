@@ -218,11 +218,19 @@ def lapack(model: nn.Module, p: float, q: float, run: Run) -> nn.Module:
     if orbit.size > LARGEST_MATRIX:
         raise Unable(f"matrix of {8 * orbit.size**2 / 1e9:.1f} GB")
     merged = torch.zeros(orbit.size, orbit.size, dtype=torch.float64)
-    for layer in orbit.layers:
-        blocks, rows, columns = layer.power.shape
-        targets = layer.targets.view(blocks, rows, 1).expand_as(layer.power)
-        sources = layer.sources.view(blocks, 1, columns).expand_as(layer.power)
-        merged.index_put_((targets, sources), layer.power, accumulate=True)
+
+    def units(group: str, size: int) -> Tensor:
+        slot = orbit.slots.get(group)
+        return torch.arange(slot.start, slot.stop) if slot else torch.zeros(size, dtype=torch.long)
+
+    for edge in graph.edges:
+        squares = graph.weight(edge).detach().square().sum(3)
+        blocks, rows, columns = squares.shape
+        read = [units(s.group, s.size).repeat_interleave(s.repeat) for s in edge.sources]
+        targets = units(edge.target, blocks * rows).view(blocks, rows, 1)
+        sources = torch.cat(read).view(blocks, 1, columns)
+        where = (targets.expand_as(squares), sources.expand_as(squares))
+        merged.index_put_(where, squares, accumulate=True)
     transposed = merged.sqrt_().numpy().T  # LAPACK's order of entries: nothing is copied
     with run.solving():
         _, (scale, _) = matrix_balance(transposed, permute=False, separate=True, overwrite_a=True)

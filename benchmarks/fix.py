@@ -8,7 +8,10 @@ loosest tolerance that brings the norm as low.
 
 Run: python -m benchmarks.fix [--threads N] [--limit SECONDS] [--quick]
 It records book/results/benchmark.fix.csv (with --quick: in _build) and prints tables of ratios. A
-run that was interrupted goes on where it was.
+run that was interrupted goes on where it was. brevitas takes part if it can be imported. Its
+requirements clash with those of the book, so it needs a folder of its own:
+pip install --target FOLDER --no-deps brevitas==0.13.4 dependencies==2.0.1 unfoldNd==0.2.3
+and PYTHONPATH=FOLDER.
 """
 
 from __future__ import annotations
@@ -181,7 +184,10 @@ def judge(
 
 @torch.no_grad()
 def sum_seconds(model: nn.Module) -> float:
-    """What it takes to read all weights once, in float64: the median of sums of |W|."""
+    """What it takes to read all weights once, in float64: the median of sums of |W|.
+
+    The solver reads less of a convolution: the taps of its kernels are summed beforehand.
+    """
     graph = trace(model)
     weights = [graph.weight(edge).double().abs() for edge in graph.edges]
 
@@ -278,7 +284,9 @@ def compare(
                 first = rows.done.get((problem.name, p, q, OURS), {"norm": math.nan})
                 norm = first["norm"]
                 row = measure(entry.run, problem, model, p, q, config, norm_of_ours=norm)
-                row["over_reading"] = math.nan
+                if row["ended"] and row["max_imbalance"] > 2 * entry.tol:
+                    row["status"] = f"ended at an imbalance of {row['max_imbalance']:.0e}"
+                row |= {"reading_seconds": reading, "over_reading": math.nan}
                 if entry.method and row["ended"]:
                     loop = row["passes"] - passes_of_start(model, p, q, entry.method)
                     if loop > 0:
@@ -424,7 +432,11 @@ def main() -> None:
         quick=arguments.quick,
     )
     torch.set_num_threads(config.threads)
-    table = compare(problems(quick=config.quick), config, PARTIAL)
+    try:
+        table = compare(problems(quick=config.quick), config, PARTIAL)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
     folder = PARTIAL.parent if config.quick else RESULTS
     _record(folder, NAME, table, config, ("python", "-m", "benchmarks.fix"))
     PARTIAL.unlink()

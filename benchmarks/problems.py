@@ -57,10 +57,15 @@ def problems(*, quick: bool = False) -> tuple[Problem, ...]:
     image = (3, 32, 32)
     return (
         *(
-            Problem("-".join(map(str, w)), _plain(w), (w[0],), ((1, 2), (2, 1), (2, 4)))
+            Problem(
+                f"Saul 2023, {len(w) - 2} hidden layers",
+                _plain(w),
+                (w[0],),
+                others=((1, 2), (2, 1), (2, 4)),
+            )
             for w in papers
         ),
-        *(Problem(f"{n} layers of 50", _plain([50] * (n + 1)), (50,)) for n in chains),
+        *(Problem(f"{n} layers of 50 units", _plain([50] * (n + 1)), (50,)) for n in chains),
         Problem("1 % of weights", _sparse(sparse, 0.01), (sparse[0],)),
         Problem("widely spread units", _spread(papers[-1]), (papers[-1][0],)),
         *(

@@ -103,6 +103,19 @@ def test_lapack_stops_by_its_own_rule_at_powers_of_two() -> None:
             assert bool((factor * row + column / factor >= 0.95 * (row + column)).all())
 
 
+def test_lapack_takes_convolutions_behind_a_flatten() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten())
+    model = model.append(nn.Linear(4 * 4, 3)).double()
+    with torch.no_grad():
+        model[0].weight.mul_(8)
+    found = contestants.lapack(model, 2, 2, Run())
+    best = float(balance(model, max_iter=100_000).norms[-1])
+    assert best <= norm_of(found) < 0.5 * norm_of(model)
+    x = torch.randn(2, 2, 6, 6, dtype=torch.float64)
+    assert torch.equal(found(x), model(x))
+
+
 def test_lapack_refuses_a_matrix_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contestants, "LARGEST_MATRIX", 25)  # 12 + 8 + 5 units, and all the others
     with pytest.raises(Unable, match=r"matrix of 0\.0 GB"):

@@ -525,7 +525,7 @@ def test_benchmark_tells_who_is_not_as_low_and_who_was_stopped() -> None:
     ]
     assert shown == [("full", 0.1, 0), ("full", 2, 1), ("full", 60, 1), ("none", 0.01, 0)]
     assert stopped.get_label() == "stopped"
-    assert stopped.get_xdata().tolist() == [75]
+    assert stopped.get_xdata() > 60  # behind the marker
     assert [text.get_text() for text in axes.get_yticklabels()] == ["small", "large"]
     assert axes.get_xscale() == "log"
 
