@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import math
 import signal
@@ -36,6 +37,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+import balancing
 from balancing import balance, mlp, trace
 from balancing._orbit import Orbit
 from balancing.cli import RESULTS, _record
@@ -295,6 +297,13 @@ def compare(
     return with_ratios(pd.DataFrame(rows.done.values()))
 
 
+def code() -> str:
+    """A hash of the library and of the benchmarks: a row of other code is not comparable."""
+    folders = Path(balancing.__file__).parent, Path(__file__).parent
+    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
 class Rows:
     """The rows measured so far, kept in a file so that an interrupted run can go on."""
 
@@ -302,7 +311,7 @@ class Rows:
         self.path, self.done = path, {}
         if path is None:
             return
-        header = json.dumps(asdict(config))
+        header = json.dumps([asdict(config), code()])
         lines = path.read_text().splitlines() if path.exists() else []
         if lines[:1] == [header]:
             for line in lines[1:]:
