@@ -181,6 +181,36 @@ HOMOGENEOUS = {"relu", "leaky_relu", "abs", "maximum of 2z and z"}
 ROOT = 0.5 * 13**0.5  # u^2 = (3 + sqrt(13)) / 2 solves u^2 - 1 / u^2 = 3
 U = (1.5 + ROOT) ** 0.5
 
+
+def written(vectors: list[Tensor]) -> Tensor:
+    return torch.stack(vectors).square().sum(0)
+
+
+def read(weights: list[Tensor]) -> Tensor:
+    return torch.stack([w.transpose(0, 1).flatten(1).square().sum(1) for w in weights]).sum(0)
+
+
+def squared_norms(expand: Tensor, depthwise: Tensor, project: Tensor) -> tuple[Tensor, ...]:
+    rows = expand, depthwise, project.transpose(0, 1)
+    first, second, third = (w.flatten(1).square().sum(1) for w in rows)
+    return first, second, third
+
+
+def block_factors(expand: Tensor, depthwise: Tensor, project: Tensor) -> tuple[Tensor, Tensor]:
+    into, through, out = squared_norms(expand, depthwise, project)
+    return (through * out / into**2) ** (1 / 6), (out**2 / (into * through)) ** (1 / 6)
+
+
+def relative_factors(expand: Tensor, depthwise: Tensor, project: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = block_factors(expand, depthwise, project)
+    return a, b / a
+
+
+def one_unit_at_a_time(expand: Tensor, depthwise: Tensor, project: Tensor) -> tuple[Tensor, Tensor]:
+    into, through, out = squared_norms(expand, depthwise, project)
+    return (through / into) ** 0.25, (out / through) ** 0.25
+
+
 SOLUTIONS: dict[str, list[Answer]] = {
     "01.1": [unit_rows],
     "01.2": [HOMOGENEOUS, list(HOMOGENEOUS), tuple(sorted(HOMOGENEOUS))],
@@ -226,6 +256,9 @@ SOLUTIONS: dict[str, list[Answer]] = {
     "12.2": [end_point, lambda u, v, q: list(end_point(u, v, q))],
     "13.1": [lambda W, g: -((1 + W**2) ** 1.5) / (2 + W**2) * g],
     "13.2": [steps_to_halve, lambda lr, p, q, decay: -math.log(0.5) / p / lr / decay],
+    "14.1": [lambda gains, shifts, readers: written(gains) + written(shifts) - read(readers)],
+    "14.2": [block_factors, lambda e, d, p: [f.numpy() for f in block_factors(e, d, p)]],
+    "14.3": [lambda query, key: query @ query.T - key @ key.T],
 }
 
 
@@ -552,6 +585,36 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda lr, p, q, d: "a", "The answer should be a number; it is 'a'."),
         (lambda lr, p: 1, "The function takes 2 arguments; it should take 4."),
     ],
+    "14.1": [
+        (lambda g, b, w: read(w) - written(g) - written(b), "The sign is reversed"),
+        (lambda g, b, w: written(g) - read(w), "The shifts are missing"),
+        (lambda g, b, w: sum(g) ** 2 + sum(b) ** 2 - read(w), "square first, then sum"),
+        (lambda g, b, w: g[0] ** 2 + b[0] ** 2 - read(w), "Every batch norm whose output"),
+        (lambda g, b, w: written(g) + written(b) - read(w[:1]), "Every layer that reads"),
+        (lambda g, b, w: written(g), "Which weights are multiplied"),
+        (lambda g, b, w: 0.0, "One number a channel is asked for: a tensor of shape (4,)."),
+        (lambda net: net, "The function takes 1 arguments; it should take 3."),
+    ],
+    "14.2": [
+        (lambda e, d, p: [f**2 for f in block_factors(e, d, p)], "the squares of the factors"),
+        (lambda e, d, p: [1 / f for f in block_factors(e, d, p)], "the other way round"),
+        (one_unit_at_a_time, "as if the other kept factor 1"),
+        (relative_factors, "multiplied by b / a; you gave that, not b."),
+        (lambda e, d, p: (torch.ones(6), torch.ones(6)), "are not equal"),
+        (lambda e, d, p: torch.ones(6), "A pair (a, b) of tensors is asked for."),
+        (lambda e, d, p: (torch.ones(6), torch.ones(2)), "The shape should be (6,); it is (2,)."),
+        ((1, 1), "A function is asked for; this is tuple."),
+    ],
+    "14.3": [
+        (lambda query, key: query.T @ query - key.T @ key, "This is 5 x 5."),
+        (lambda query, key: key @ key.T - query @ query.T, "queries minus keys"),
+        (lambda query, key: query @ query.T + key @ key.T, "What multiplies the queries"),
+        (lambda query, key: (query**2 - key**2).sum(1), "That is the diagonal."),
+        (lambda query, key: (query**2 - key**2).sum(1).diag(), "Right on the diagonal."),
+        (lambda query, key: query @ key.T, "That is a product of both."),
+        (lambda query, key: query @ query.T, "Compare with a linear hidden layer"),
+        (lambda query, key: 1.0, "The shape should be (3, 3); it is ()."),
+    ],
 }
 
 
@@ -617,6 +680,9 @@ def test_no_answer_yet(exercise: str, answer: Answer, capsys: CapSys) -> None:
         ("12.2", 3),
         ("13.1", 2),
         ("13.2", 4),
+        ("14.1", 3),
+        ("14.2", 3),
+        ("14.3", 2),
     ],
 )
 def test_function_without_a_result_is_no_answer_yet(
@@ -674,6 +740,9 @@ class Untouchable:
         ("12.1", lambda W, g, q: W @ g, "RuntimeError: "),
         ("12.2", lambda u, v, q: u / 0, "ZeroDivisionError"),
         ("13.1", broken_two, "ZeroDivisionError: division by zero"),
+        ("14.1", lambda gains, shifts, readers: gains[3], "IndexError"),
+        ("14.2", lambda expand, depthwise, project: expand @ depthwise, "RuntimeError: "),
+        ("14.3", broken_two, "ZeroDivisionError: division by zero"),
     ],
 )
 def test_answer_that_raises(exercise: str, answer: Answer, kind: str, capsys: CapSys) -> None:

@@ -172,6 +172,16 @@ TIMES = pd.DataFrame(
 RACE = pd.concat([runs_of(2, 0.5), runs_of(4, 0.1)])
 
 
+def traced_units() -> Figure:
+    into, out = torch.tensor([1.0, 2]), torch.tensor([0.5, 3])
+    return plots.traced_units({"before": {"bn": (into, out)}, "after": {"bn": (into, into)}})
+
+
+def training_invariants() -> Figure:
+    times = torch.arange(3.0)
+    return plots.training_invariants({"one": (times, times[:, None].expand(3, 2))})
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "rescaled": rescaled,
     "hyperbolas": hyperbolas,
@@ -208,6 +218,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "departure": departure,
     "finite_steps": lambda: plots.finite_steps([0.1, 0.05], STEPS),
     "race": lambda: plots.race(RACE),
+    "traced_units": traced_units,
+    "training_invariants": training_invariants,
+    "training_drift": lambda: plots.training_drift([0.2, 0.1], {"a": [0.3, 0.1], "b": [2, 1]}),
 }
 
 

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from balancing.exercises import factorization, fixes, flows, invariants
+from balancing.exercises import factorization, fixes, flows, invariants, practice_networks
 from balancing.exercises._answers import Missing, Wrong, given_answer
 
 __all__ = ["check"]
 
-_CHECKS = invariants.CHECKS | factorization.CHECKS | fixes.CHECKS | flows.CHECKS
+_CHECKS = (
+    invariants.CHECKS
+    | factorization.CHECKS
+    | fixes.CHECKS
+    | flows.CHECKS
+    | practice_networks.CHECKS
+)
 
 
 def check(exercise: str, answer: Any) -> None:

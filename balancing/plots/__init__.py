@@ -43,6 +43,7 @@ from balancing.plots.invariants import (
     shared,
     unrolled,
 )
+from balancing.plots.real_networks import traced_units, training_drift, training_invariants
 
 __all__ = [
     "FigureOutput",
@@ -80,6 +81,9 @@ __all__ = [
     "shared",
     "show",
     "signal_ratios",
+    "traced_units",
+    "training_drift",
+    "training_invariants",
     "two_stages",
     "unrolled",
 ]
