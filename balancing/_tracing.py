@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.parameter import is_lazy
 
+from balancing._groups import ANYWHERE, Groups, Segment, Stream, misfit
 from balancing._layout import Layout, Unsupported
 from balancing.graph import Edge, Group, NotHomogeneousError, RescalingGraph, Source
 
@@ -84,51 +85,17 @@ _WHY_NOT = {
 }
 
 
-_ANYWHERE = Layout()
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """Units of one group as they lie in a tensor; ``repeat`` is None where it is not known.
-
-    Segments with the same ``flattened`` have the same unknown number of positions.
-    """
-
-    group: int
-    size: int | None
-    repeat: int | None = 1
-    flattened: str = ""
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """The units that a traced tensor carries, and where; or a tuple of such tensors, alike."""
-
-    segments: tuple[_Segment, ...]
-    layout: Layout = _ANYWHERE
-    is_tuple: bool = False
-
-    @property
-    def is_opaque(self) -> bool:
-        """Whether it is the result of a boundary of which nothing is known but that."""
-        return len(self.segments) == 1 and self.segments[0].size is None
-
-
 @dataclass
 class _Link:
     """An edge whose ends are not named yet: a sum or a shared layer may still tie groups."""
 
     edge: Edge
     target: int
-    segments: tuple[_Segment, ...]
+    segments: tuple[Segment, ...]
 
 
-class Builder:
-    """Walks the traced nodes in order and keeps, for each, the units that it carries.
-
-    Groups are numbered while building, since two of them may still be tied; ``tied`` leads from
-    a number to the number of the group that it was tied to.
-    """
+class Builder(Groups):
+    """Walks the traced nodes in order and keeps, for each, the units that it carries."""
 
     def __init__(
         self,
@@ -136,20 +103,17 @@ class Builder:
         example_input: Tensor | tuple[Any, ...] | None,
         on_unsupported: str,
     ) -> None:
+        super().__init__()
         self.model, self.example_input = model, example_input
         self.on_unsupported = on_unsupported
         self.modules = {name for name, _ in model.named_modules()}
-        self.names: set[str] = set()  # of groups
-        self.groups: list[Group] = []
-        self.tied: list[int] = []
-        self.incidental: set[int] = set()  # of no interest if no layer reads them
         self.links: list[_Link] = []
         self.by_weight: dict[int, _Link] = {}  # id of a parameter -> the edge that has it
         self.by_bias: dict[int, int] = {}  # id of a parameter -> the group whose bias it is
         self.accounted: dict[str, set[str]] = {}  # parameter of an edge -> its names in such edges
         self.elsewhere: dict[int, set[str]] = {}  # place of a parameter -> boundaries that use it
         self.feeding: set[str] = set()  # parameters inside of boundaries that edges have
-        self.streams: dict[fx.Node, _Stream] = {}  # nodes that carry no units are not in it
+        self.streams: dict[fx.Node, Stream] = {}  # nodes that carry no units are not in it
         self.numbers: set[fx.Node] = set()  # nodes that are numbers, as a size
         self.shapes: dict[fx.Node, torch.Size] = {}  # from the example
         self.sizes: dict[tuple[fx.Node, int], int] = {}  # of a dimension, from layers that read it
@@ -240,7 +204,7 @@ class Builder:
             while name in self.modules:  # groups of units are named after modules
                 name = f"network {name}"
             number = self.add(Group(name, 0, frozen="network input"))
-            self.note(node, _Stream((_Segment(number, None, None),)))
+            self.note(node, Stream((Segment(number, None, None),)))
         elif node.op == "get_attr":
             tensor = self.attribute(node)
             if isinstance(tensor, Tensor):
@@ -266,7 +230,7 @@ class Builder:
         ):
             self.numbers.add(node)
 
-    def note(self, node: fx.Node, stream: _Stream) -> None:
+    def note(self, node: fx.Node, stream: Stream) -> None:
         if node in self.shapes:
             stream = replace(stream, layout=stream.layout.of_rank(len(self.shapes[node])))
         self.streams[node] = stream
@@ -274,7 +238,7 @@ class Builder:
     def module_of(self, node: fx.Node) -> nn.Module | None:
         return self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
-    def apply(self, node: fx.Node, kind: str, module: nn.Module | None) -> _Stream | None:
+    def apply(self, node: fx.Node, kind: str, module: nn.Module | None) -> Stream | None:
         """The units that the result of an operation carries; None if it carries none."""
         family = re.sub(r"[123]d$", "", kind).replace("_", "").lower()
         if family in _NUMBERS or (family == "getattr" and node.args[1] in _ATTRIBUTES):
@@ -327,8 +291,8 @@ class Builder:
     # --- operations on each unit -----------------------------------------------------------------
 
     def per_unit(
-        self, node: fx.Node, family: str, kind: str, stream: _Stream, module: nn.Module | None
-    ) -> _Stream:
+        self, node: fx.Node, family: str, kind: str, stream: Stream, module: nn.Module | None
+    ) -> Stream:
         if getattr(module, "return_indices", False) or node.kwargs.get("return_indices"):
             raise Unsupported("it also returns indices")
         if any(isinstance(a, torch.dtype) and not a.is_floating_point for a in _flat(node.args)):
@@ -343,12 +307,12 @@ class Builder:
             self.activate(stream, _PER_UNIT.get(family, "max_pool"))
         return stream
 
-    def reduce(self, node: fx.Node, family: str, stream: _Stream) -> _Stream:
+    def reduce(self, node: fx.Node, family: str, stream: Stream) -> Stream:
         """A mean, sum or maximum over positions or tokens."""
         dims = _argument(node, 1, "dim")
         dims = (dims,) if isinstance(dims, int) else dims
         if stream.is_opaque:
-            return replace(stream, layout=_ANYWHERE)
+            return replace(stream, layout=ANYWHERE)
         if not dims or not all(isinstance(d, int) for d in dims):
             raise Unsupported("it mixes units: it reduces all dimensions")
         keep = bool(_argument(node, 2, "keepdim", False))
@@ -357,7 +321,7 @@ class Builder:
             self.activate(stream, _REDUCTIONS[family])
         return replace(stream, layout=layout)
 
-    def activate(self, stream: _Stream, activation: str) -> None:
+    def activate(self, stream: Stream, activation: str) -> None:
         for segment in stream.segments:
             root = self.root(segment.group)
             if self.groups[root].activation == "linear":
@@ -366,18 +330,18 @@ class Builder:
     # --- operations on dimensions ----------------------------------------------------------------
 
     def rearranged(
-        self, node: fx.Node, family: str, stream: _Stream, module: nn.Module | None
-    ) -> _Stream | None:
+        self, node: fx.Node, family: str, stream: Stream, module: nn.Module | None
+    ) -> Stream | None:
         """The units after a reshape, transposition or index; None for any other operation."""
         if family in ("expand", "expandas", "repeat", "flip", "roll") and stream.is_opaque:
-            return replace(stream, layout=_ANYWHERE)
+            return replace(stream, layout=ANYWHERE)
         transposes = family in ("transpose", "swapaxes", "permute", "t") or family == "getattr"
         if not (transposes or family in (*_RESHAPES, "getitem", "chunk", "split", "unbind")):
             return None
         if str(node.target).endswith("_"):
             raise Unsupported("it changes dimensions in place")
         if stream.is_opaque:
-            return replace(stream, layout=_ANYWHERE)
+            return replace(stream, layout=ANYWHERE)
         layout, dims = stream.layout, _flat(node.args[1:])
         if family in _RESHAPES:
             return self.reshape(node, family, stream, module)
@@ -405,8 +369,8 @@ class Builder:
         return replace(stream, layout=layout, is_tuple=True)
 
     def reshape(
-        self, node: fx.Node, family: str, stream: _Stream, module: nn.Module | None
-    ) -> _Stream:
+        self, node: fx.Node, family: str, stream: Stream, module: nn.Module | None
+    ) -> Stream:
         """From a map to features, say: the positions of each channel come to lie side by side."""
         source = next(n for n in node.all_input_nodes if n in self.streams)
         if source in self.shapes and node in self.shapes and stream.layout.axis is not None:
@@ -415,7 +379,7 @@ class Builder:
             segments = tuple(
                 replace(s, repeat=s.repeat and s.repeat * positions) for s in stream.segments
             )
-            return _Stream(segments, layout)
+            return Stream(segments, layout)
         if family == "flatten":
             start = getattr(module, "start_dim", None) or _argument(node, 1, "start_dim", 0)
             end = getattr(module, "end_dim", None) or _argument(node, 2, "end_dim", -1)
@@ -433,11 +397,11 @@ class Builder:
             start, end = 1, -1
         layout, merged = stream.layout.flattened(start, end)
         unknown = tuple(replace(s, repeat=None, flattened=node.name) for s in stream.segments)
-        return _Stream(unknown if merged else stream.segments, layout)
+        return Stream(unknown if merged else stream.segments, layout)
 
     # --- sums and concatenations -----------------------------------------------------------------
 
-    def sum(self, node: fx.Node) -> _Stream:
+    def sum(self, node: fx.Node) -> Stream:
         """A sum: its summands need the same factors."""
         streams = [self.streams[n] for n in node.all_input_nodes if n in self.streams]
         others = [
@@ -450,53 +414,7 @@ class Builder:
             self.freeze(streams[0], f"added to {what}")
         return functools.reduce(lambda a, b: self.tie(a, b, "added to"), streams)
 
-    def tie(self, a: _Stream, b: _Stream, how: str) -> _Stream:
-        """Give two streams the same factors."""
-        layout = a.layout.broadcast(b.layout)
-        frozen = [self.why_frozen(stream) for stream in (a, b)]
-        if any(frozen):
-            for stream, other, why in ((a, b, frozen[1]), (b, a, frozen[0])):
-                if why is not None:
-                    self.freeze(stream, self.because(how, other, why))
-            known = b if a.is_opaque else a
-            return replace(known, layout=known.layout if layout is None else layout)
-        if layout is None:
-            raise Unsupported(f"units would be {how} something else, such as positions")
-        problem = _misfit(a.segments, b.segments)
-        if problem:
-            raise Unsupported(f"{problem} {how} each other")
-        pairs = zip(a.segments, b.segments, strict=True)
-        return _Stream(tuple(self.unite(x, y, how) for x, y in pairs), layout)
-
-    def unite(self, a: _Segment, b: _Segment, how: str) -> _Segment:
-        """Tie two groups; where one is frozen, freeze the other and keep them apart."""
-        one, other = self.groups[self.root(a.group)], self.groups[self.root(b.group)]
-        if one.frozen is None and other.frozen is None:
-            self.merge(a.group, b.group)
-        elif other.frozen is not None:
-            self.freeze(_Stream((a,)), self.because(how, _Stream((b,)), other.frozen))
-        elif one.frozen is not None:
-            self.freeze(_Stream((b,)), self.because(how, _Stream((a,)), one.frozen))
-        return a if a.size is not None and a.repeat is not None else b
-
-    def merge(self, first: int, second: int) -> None:
-        one, other = sorted((self.root(first), self.root(second)))
-        if one != other:
-            x, y = self.groups[one], self.groups[other]
-            self.tied[other] = one
-            self.update(
-                one,
-                size=x.size or y.size,
-                activation=y.activation if x.activation == "linear" else x.activation,
-                frozen=x.frozen or y.frozen,
-            )
-
-    def because(self, how: str, other: _Stream, why: str) -> str:
-        if why.startswith(("added to", "stacked", "concatenated", "read like")):
-            return why  # it was passed on: name what it comes from
-        return f"{how} '{self.groups[self.root(other.segments[0].group)].name}', {why}"
-
-    def join(self, node: fx.Node, family: str) -> _Stream:
+    def join(self, node: fx.Node, family: str) -> Stream:
         """A concatenation or a stack."""
         tensors = _argument(node, 0, "tensors")
         if not isinstance(tensors, (tuple, list)) or not tensors:
@@ -517,13 +435,13 @@ class Builder:
             for other in streams:
                 if other.layout.axis is not None and not other.layout.separates(dim):
                     raise Unsupported("it concatenates units and positions")
-            return _Stream(tuple(s for t in tensors for s in self.sized(t, dim)), known)
+            return Stream(tuple(s for t in tensors for s in self.sized(t, dim)), known)
         if len(streams) < len(tensors):
             self.freeze(streams[0], f"{how} a constant")
         stream = functools.reduce(lambda a, b: self.tie(a, b, how), streams)
         return replace(stream, layout=known.stacked(dim)) if family == "stack" else stream
 
-    def sized(self, tensor: fx.Node, dim: int) -> tuple[_Segment, ...]:
+    def sized(self, tensor: fx.Node, dim: int) -> tuple[Segment, ...]:
         """The segments of a tensor along a dimension, with the size of a boundary filled in."""
         stream = self.streams[tensor]
         if not stream.is_opaque:
@@ -533,7 +451,7 @@ class Builder:
 
     # --- layers ----------------------------------------------------------------------------------
 
-    def layer(self, node: fx.Node, module: Any) -> _Stream:
+    def layer(self, node: fx.Node, module: Any) -> Stream:
         name = str(node.target)
         linear = isinstance(module, nn.Linear)
         read = module.in_features if linear else module.in_channels
@@ -575,14 +493,14 @@ class Builder:
         )
         return self.connect(edge, size, segments, Layout.last(rank) if linear else Layout(1, rank))
 
-    def read_by(self, node: fx.Node) -> _Stream:
+    def read_by(self, node: fx.Node) -> Stream:
         """What a layer reads; a layer may also be applied to what depends on no input."""
         streams = [self.streams[n] for n in node.all_input_nodes if n in self.streams]
         return streams[0] if streams else self.opaque(f"{node.target}.input", "a constant")
 
     def connect(
-        self, edge: Edge, size: int, segments: tuple[_Segment, ...], layout: Layout
-    ) -> _Stream:
+        self, edge: Edge, size: int, segments: tuple[Segment, ...], layout: Layout
+    ) -> Stream:
         """Add an edge and its target. A tensor that is used again is the same edge again."""
         weight = self.model.get_parameter(edge.weight)
         bias = None if edge.bias is None else self.model.get_parameter(edge.bias)
@@ -596,7 +514,7 @@ class Builder:
                 self.claim_bias(link, bias, edge.bias)
         else:
             self.share(link, edge, target, segments, bias)
-        return _Stream((_Segment(target, size),), layout)
+        return Stream((Segment(target, size),), layout)
 
     def claim_bias(self, link: _Link, bias: nn.Parameter, name: str) -> None:
         """Note whose bias it is; a bias that several layers have counts with the first."""
@@ -615,17 +533,17 @@ class Builder:
         link: _Link,
         edge: Edge,
         target: int,
-        segments: tuple[_Segment, ...],
+        segments: tuple[Segment, ...],
         bias: nn.Parameter | None,
     ) -> None:
         """Use an edge once more: what it writes to is tied, and so is what it reads."""
         self.accounted[link.edge.weight].add(edge.weight)
         self.merge(link.target, target)
         same = (edge.blocks, edge.transposed) == (link.edge.blocks, link.edge.transposed)
-        if not same or _misfit(link.segments, segments):
+        if not same or misfit(link.segments, segments):
             why = f"'{edge.weight}' is applied to units that do not correspond"
             self.freeze_link(link, why)
-            self.freeze(_Stream(segments), why)
+            self.freeze(Stream(segments), why)
         else:
             for one, other in zip(link.segments, segments, strict=True):
                 self.unite(one, other, f"read like, by '{edge.name}',")
@@ -637,9 +555,9 @@ class Builder:
             self.accounted[link.edge.bias].add(edge.bias)
         else:
             why = f"it has the biases '{link.edge.bias}' and '{edge.bias}'"
-            self.freeze(_Stream((_Segment(target, None),)), why)
+            self.freeze(Stream((Segment(target, None),)), why)
 
-    def normalization(self, node: fx.Node, module: Any) -> _Stream:
+    def normalization(self, node: fx.Node, module: Any) -> Stream:
         """What it reads is frozen; its gains are the weights, one each, of units of their own."""
         name, kind = str(node.target), type(module).__name__
         stream = self.read_by(node)
@@ -662,15 +580,15 @@ class Builder:
                 raise Unsupported(f"it reads {layout.rank} dimensions: give it a batch")
         if module.weight is None:
             number = self.add(Group(name, size, frozen=f"computed by {kind}"))
-            return _Stream((_Segment(number, size),), layout)
+            return Stream((Segment(number, size),), layout)
         self.check_parameters(module)
         normalized = self.add(Group(f"{name}.normalized", size, frozen=f"computed by {kind}"))
         bias = None if getattr(module, "bias", None) is None else f"{name}.bias"
         edge = Edge(name, "", (), f"{name}.weight", bias, blocks=size)
-        return self.connect(edge, size, (_Segment(normalized, size),), layout)
+        return self.connect(edge, size, (Segment(normalized, size),), layout)
 
     @staticmethod
-    def channels_of(stream: _Stream, size: int) -> Layout:
+    def channels_of(stream: Stream, size: int) -> Layout:
         """Dimension 1 of what is normalized, which may have any number of dimensions."""
         layout = stream.layout
         if layout.rank is not None:
@@ -693,7 +611,7 @@ class Builder:
             self.check_parameters(layer)
         [read] = self.opaque(f"{name}.linear1.input", f"inside {type(module).__name__}").segments
         source = self.resolve((read,), first.in_features)
-        ends: list[_Stream] = []
+        ends: list[Stream] = []
         for part, layer in (("linear1", first), ("linear2", second)):
             bias = None if layer.bias is None else f"{name}.{part}.bias"
             edge = Edge(f"{name}.{part}", "", (), f"{name}.{part}.weight", bias)
@@ -718,7 +636,7 @@ class Builder:
             if is_lazy(tensor):
                 raise Unsupported("its size is not known yet; run the model on an input first")
 
-    def resolve(self, segments: tuple[_Segment, ...], read: int) -> tuple[_Segment, ...]:
+    def resolve(self, segments: tuple[Segment, ...], read: int) -> tuple[Segment, ...]:
         """Fill in sizes and repeats from the number of columns that a layer reads."""
         if len(segments) == 1 and segments[0].size is None:  # a boundary: its factors are 1
             root = self.root(segments[0].group)
@@ -751,7 +669,7 @@ class Builder:
 
     # --- boundaries ------------------------------------------------------------------------------
 
-    def boundary(self, node: fx.Node, kind: str, module: nn.Module | None, why: str) -> _Stream:
+    def boundary(self, node: fx.Node, kind: str, module: nn.Module | None, why: str) -> Stream:
         where = str(node.target) if node.op == "call_module" else node.name
         read = [self.streams[n] for n in node.all_input_nodes if n in self.streams]
         layer = isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED))
@@ -767,60 +685,8 @@ class Builder:
                 uses.add(f"used by {kind} at '{where}', a boundary")
         return self.opaque(where, f"computed by {kind}", incidental=not lost and not expected)
 
-    def opaque(self, name: str, why: str, *, incidental: bool = False) -> _Stream:
-        """Units of which nothing is known but that they keep factor 1."""
-        number = self.add(Group(name, 0, frozen=why))
-        if incidental:
-            self.incidental.add(number)
-        return _Stream((_Segment(number, None, None),))
-
-    def why_frozen(self, stream: _Stream) -> str | None:
-        """A reason if no unit of the stream may be rescaled."""
-        reasons = [self.groups[self.root(s.group)].frozen for s in stream.segments]
-        return reasons[0] if None not in reasons else None
-
-    def freeze(self, stream: _Stream, reason: str) -> None:
-        for segment in stream.segments:
-            root = self.root(segment.group)
-            if self.groups[root].frozen is None:
-                self.update(root, frozen=reason)
-
     def freeze_link(self, link: _Link, reason: str) -> None:
-        self.freeze(_Stream((_Segment(link.target, None), *link.segments)), reason)
-
-    def root(self, number: int) -> int:
-        while self.tied[number] != number:
-            number = self.tied[number]
-        return number
-
-    def add(self, group: Group) -> int:
-        self.groups.append(replace(group, name=self.free_name(group.name)))
-        self.tied.append(len(self.groups) - 1)
-        return len(self.groups) - 1
-
-    def free_name(self, name: str) -> str:
-        """The name, or one like it if another group has it."""
-        count, found = 1, name
-        while found in self.names:
-            count += 1
-            found = f"{name}:{count}"
-        self.names.add(found)
-        return found
-
-    def update(self, number: int, **changes: Any) -> None:
-        self.groups[number] = replace(self.groups[number], **changes)
-
-
-def _misfit(a: Sequence[_Segment], b: Sequence[_Segment]) -> str | None:
-    """Why the units of two tensors do not correspond, or None if they do."""
-    if len(a) != len(b):
-        return "concatenations of different groups are"
-    for x, y in zip(a, b, strict=True):
-        if x.size != y.size and None not in (x.size, y.size):
-            return f"{x.size} and {y.size} units are"
-        if x.repeat != y.repeat and None not in (x.repeat, y.repeat):
-            return f"channels of {x.repeat} and {y.repeat} positions are"
-    return None
+        self.freeze(Stream((Segment(link.target, None), *link.segments)), reason)
 
 
 def _place(tensor: Tensor) -> int:
