@@ -7,6 +7,7 @@ import numbers
 import operator
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 
@@ -64,3 +65,9 @@ def at_least_zero(name: str, value: float) -> float:
         ValueError: it is not a finite number of at least 0; the message names it.
     """
     return number(name, value, "finite and at least 0", lambda value: 0 <= value < math.inf)
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; mostly in one pass that allocates nothing."""
+    # a sum that is finite has finite terms only; one that is not may just have overflowed
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())

@@ -32,7 +32,7 @@ from balancing._powers_of_two import (
 from balancing._two_level import two_level
 from balancing._validate import exponents, number, whole
 from balancing.graph import RescalingGraph, trace
-from balancing.rescaling import rescale, rescaled
+from balancing.rescaling import rescaled, write
 
 __all__ = ["BalanceResult", "balance"]
 
@@ -208,10 +208,12 @@ def balance(
         point = nearest_powers(orbit, point.theta)
         norms.append(point.norm)
         factors = {group: powers_of_two(point.theta[units]) for group, units in orbit.slots.items()}
-        check_restorable(graph, rescaled(graph, factors))
+    new = rescaled(graph, factors)
+    if exact:
+        check_restorable(graph, new)
     before = {name: graph.model.get_parameter(name).detach().clone() for name in names}
     return BalanceResult(
-        model=rescale(graph, factors, inplace=inplace),
+        model=write(graph, new, inplace=inplace),
         factors=factors,
         norms=torch.tensor(norms, dtype=torch.float64),
         iterations=len(norms) - 1,

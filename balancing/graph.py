@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from balancing._validate import all_finite
+
 __all__ = ["Edge", "Group", "NotHomogeneousError", "RescalingGraph", "Source", "trace"]
 
 
@@ -186,10 +188,10 @@ class RescalingGraph:
                         f"parameter '{name}' is {parameter.dtype}; weights must be real, of a "
                         "floating-point dtype"
                     )
-                bad = ~torch.isfinite(parameter)
-                if bad.any():
+                if not all_finite(parameter):
+                    bad = int((~torch.isfinite(parameter)).sum())
                     raise ValueError(
-                        f"parameter '{name}' has {int(bad.sum())} NaN or infinite entries; "
+                        f"parameter '{name}' has {bad} NaN or infinite entries; "
                         "every weight and bias must be finite"
                     )
 

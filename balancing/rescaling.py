@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from balancing._validate import all_finite
 from balancing.graph import RescalingGraph, trace
 
 __all__ = ["rescale"]
+
+_MODERATE = 2.0**500  # the ratio of two such numbers is in the range of float64
 
 
 @torch.no_grad()
@@ -44,19 +47,43 @@ def rescale(
         UserWarning: an entry other than 0 becomes 0 in the dtype of its parameter (named).
     """
     graph = trace(model)
-    changed = rescaled(graph, factors)
-    target = graph.model if inplace else copy.deepcopy(graph.model)
-    for name, new in changed.items():
-        lost = int(((new == 0) & (target.get_parameter(name) != 0)).sum())
-        if lost:
+    return write(graph, rescaled(graph, factors), inplace=inplace)
+
+
+def write(graph: RescalingGraph, new: Mapping[str, Tensor], *, inplace: bool) -> nn.Module:
+    """Put new values of parameters into the model, or into a deep copy.
+
+    Args:
+        graph: the graph of the model.
+        new: parameter name -> values in its shape, dtype and device.
+        inplace: change the model itself.
+
+    Warns:
+        UserWarning: as :func:`rescale`, in the name of the caller of a public function above.
+    """
+    olds = {name: graph.model.get_parameter(name) for name in new}
+    for name, old in olds.items():
+        if new[name].count_nonzero() != old.count_nonzero():
+            lost = int(((new[name] == 0) & (old != 0)).sum())
             warnings.warn(
                 f"{lost} entries of parameter '{name}' become 0: rescaled they are too small for "
-                f"{new.dtype}",
-                stacklevel=3,  # the caller's line; torch.no_grad lies in between
+                f"{old.dtype}",
+                stacklevel=4,  # torch.no_grad lies in between
             )
-    for name, new in changed.items():
-        target.get_parameter(name).copy_(new)
-    return target
+    if inplace:
+        for name, old in olds.items():
+            old.copy_(new[name])
+        return graph.model
+    # a copy that finds its parameters made already; old values are not copied first
+    made = {id(old): _like(old, new[name]) for name, old in olds.items()}
+    return copy.deepcopy(graph.model, made)
+
+
+def _like(old: nn.Parameter, new: Tensor) -> nn.Parameter:
+    """A parameter as ``copy.deepcopy`` makes it, with other values."""
+    if new.stride() != old.stride():
+        new = torch.empty_like(old).copy_(new)
+    return type(old)(new, old.requires_grad)
 
 
 def rescaled(
@@ -74,27 +101,28 @@ def rescaled(
         into = checked.get(edge.target)
         if into is None and not any(source.group in checked for source in edge.sources):
             continue
+        old = graph.model.get_parameter(edge.weight)
         new = graph.weight(edge).double()
         device = new.device
         blocks = new.shape[0]
         rows = new.new_ones(()) if into is None else into.to(device).view(blocks, -1, 1, 1)
         columns = edge.columns(checked.get, new).view(blocks, 1, -1, 1)
-        new = _times_ratio(new, rows, columns)
-        shape = graph.model.get_parameter(edge.weight).shape
-        changed[edge.weight] = edge.like_weight(new).reshape(shape)
+        new = edge.like_weight(_times_ratio(new, rows, columns)).reshape(old.shape)
+        changed[edge.weight] = new.to(old.dtype)
         bias = graph.bias(edge)
         if edge.bias is not None and bias is not None and into is not None:
-            changed[edge.bias] = bias.double() * into.to(device)
+            changed[edge.bias] = (bias.double() * into.to(device)).to(bias.dtype)
     for name, new in changed.items():
-        cast = new.to(graph.model.get_parameter(name).dtype)
-        if not torch.isfinite(cast).all():
-            raise ValueError(f"these factors would make parameter '{name}' overflow {cast.dtype}")
-        changed[name] = cast
+        if not all_finite(new):
+            raise ValueError(f"these factors would make parameter '{name}' overflow {new.dtype}")
     return changed
 
 
 def _times_ratio(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """weight * rows / columns, in the range of float64 throughout if the result is."""
+    ends = torch.stack([*rows.aminmax(), *columns.aminmax()])
+    if float(ends.min()) > 1 / _MODERATE and float(ends.max()) < _MODERATE:
+        return weight * (rows / columns)
     (m, rows_exponent), (n, columns_exponent) = torch.frexp(rows), torch.frexp(columns)
     exponent = (rows_exponent - columns_exponent).double()
     half = (exponent / 2).floor()  # either half is a power of two that float64 has
