@@ -119,9 +119,10 @@ class Orbit:
         while before < int(reached.sum()) < self.size:
             before = int(reached.sum())
             for layer in self.layers if forward else reversed(self.layers):
-                ends = (layer.sources, layer.targets)
-                start, end = ends if forward else ends[::-1]
-                reached[end[layer.whole.carries(reached[start], to_rows=forward)]] = True
+                for part in layer.parts:
+                    ends = (layer.sources[part.columns], layer.targets[part.rows])
+                    start, end = ends if forward else ends[::-1]
+                    reached[end[part.carries(reached[start], to_rows=forward)]] = True
         return reached
 
 
@@ -136,7 +137,7 @@ class Layer:
 
     def __init__(self, graph: RescalingGraph, edge: Edge, p: float, orbit: Orbit) -> None:
         self.graph, self.edge, self.p, self.device = graph, edge, p, orbit.device
-        self.power = self.per_unit(self.weight().pow_(p), torch.sum)
+        self.power = self.per_unit(_power(self.weight(), p), torch.sum)
         self.is_log, self.read = False, 0
         # what underflow can take from a sum of |W|^p x with x <= 1, in units of the resolution
         float64 = torch.finfo(torch.float64)
@@ -161,6 +162,7 @@ class Layer:
                     self,
                     slice(block, block + max(count, 1)),
                     slice(column, width if count else column + after - at),
+                    slice(at, after),
                     source.group,
                     slice(at - start, after - start),
                 )
@@ -169,7 +171,8 @@ class Layer:
 
     def to_log(self) -> None:
         """Hold logarithms from now on."""
-        self.power = self.per_unit(self.weight().log_().mul_(self.p), torch.logsumexp)
+        log_power = self.weight().abs().log_().mul_(self.p)
+        self.power = self.per_unit(log_power, torch.logsumexp)
         self.is_log = True
 
     @cached_property
@@ -178,9 +181,8 @@ class Layer:
         return self.per_unit(self.weight() != 0, torch.any)
 
     def weight(self) -> Tensor:
-        """A float64 copy of |W|, shape (blocks, targets, columns, taps)."""
-        weight = self.graph.weight(self.edge).detach()
-        return weight.to(self.device, torch.float64, copy=True).abs_()
+        """W in float64, shape (blocks, targets, columns, taps); a view if it is that already."""
+        return self.graph.weight(self.edge).detach().to(self.device, torch.float64)
 
     def per_unit(self, weight: Tensor, combine: Callable[[Tensor, int], Tensor]) -> Tensor:
         """Combine taps and repeated columns: (blocks, targets, columns, taps) -> sources last."""
@@ -201,27 +203,30 @@ class Part:
         group: name of the group read.
         units: which of its units.
         rows: which rows of the layer the part writes to.
+        columns: which of its columns, counted over all blocks, the part reads.
     """
 
     def __init__(
         self,
         layer: Layer,
         blocks: slice = slice(None),
+        in_block: slice = slice(None),
         columns: slice = slice(None),
         group: str = "",
         units: slice = slice(None),
     ) -> None:
-        self.layer, self.group, self.units = layer, group, units
-        self._blocks, self._columns = blocks, columns
+        self.layer, self.group, self.units, self.columns = layer, group, units, columns
+        self._blocks, self._in_block = blocks, in_block
         self.shape = self.power.shape
         first = (blocks.start or 0) * self.shape[1]
         self.rows = slice(first, first + self.shape[0] * self.shape[1])
+        self._plain: dict[bool, Tensor] = {}
         self._empty: dict[bool, Tensor] = {}
 
     @property
     def power(self) -> Tensor:
         """A view of the layer's, shape (blocks, targets, sources)."""
-        return self.layer.power[self._blocks, :, self._columns]
+        return self.layer.power[self._blocks, :, self._in_block]
 
     def sums(self, log_x: Tensor, *, of_rows: bool, empty: Tensor | None = None) -> Tensor:
         """Logarithms of the sums over each row (or column) of |W|^p x; -inf where all W are 0.
@@ -231,23 +236,36 @@ class Part:
             of_rows: sum over rows rather than columns.
             empty: where no W has an x above 0, if not only where all W are 0.
         """
-        self.layer.read += self.shape.numel()
-        blocks = self.shape[0]
         if not self.layer.is_log:
-            shift = max(float(log_x.max()), torch.finfo(torch.float64).min)
-            x = (log_x - shift).exp()
-            matrix = _oriented(self.power, of_rows)
-            if blocks == 1:
-                sums = matrix[0] @ x
-            elif matrix.shape[2] == 1:
-                sums = (matrix * x.view(blocks, 1, 1)).flatten()
+            shift = 0.0
+            if log_x.any():
+                shift = max(float(log_x.max()), torch.finfo(torch.float64).min)
+                sums = self._product((log_x - shift).exp(), of_rows)
             else:
-                sums = (matrix @ x.view(blocks, -1, 1)).flatten()
+                sums = self._plain_sums(of_rows)
             if self._trusts(sums, of_rows, empty):
-                return sums.log_().add_(shift)
+                return sums.log().add_(shift)
             self.layer.to_log()
-        terms = _oriented(self.power, of_rows) + log_x.view(blocks, 1, -1)
+        self.layer.read += self.shape.numel()
+        terms = _oriented(self.power, of_rows) + log_x.view(self.shape[0], 1, -1)
         return torch.logsumexp(terms, 2).flatten()
+
+    def _plain_sums(self, of_rows: bool) -> Tensor:
+        """The sums for x = 1: needed to see what is empty, and at the start."""
+        if of_rows not in self._plain:
+            length = self.shape[0] * self.shape[2 if of_rows else 1]
+            ones = torch.ones(length, dtype=torch.float64, device=self.layer.device)
+            self._plain[of_rows] = self._product(ones, of_rows)
+        return self._plain[of_rows]
+
+    def _product(self, x: Tensor, of_rows: bool) -> Tensor:
+        self.layer.read += self.shape.numel()
+        blocks, matrix = self.shape[0], _oriented(self.power, of_rows)
+        if blocks == 1:
+            return matrix[0] @ x
+        if matrix.shape[2] == 1:
+            return (matrix * x.view(blocks, 1, 1)).flatten()
+        return (matrix @ x.view(blocks, -1, 1)).flatten()
 
     def carries(self, reached: Tensor, *, to_rows: bool) -> Tensor:
         """Whether a nonzero weight leads to each row from a reached column (or the converse)."""
@@ -268,20 +286,25 @@ class Part:
     def empty(self, of_rows: bool) -> Tensor:
         """Whether each row (or column) has no nonzero weight."""
         if of_rows not in self._empty:
-            empty = _oriented(self.power, of_rows).sum(2).flatten() == 0
-            if empty.any():  # or underflow has made it look so
+            empty = None if self.layer.is_log else self._plain_sums(of_rows) == 0
+            if empty is None or empty.any():  # underflow may make it look so
                 empty = ~_oriented(self._nonzero, of_rows).any(2).flatten()
             self._empty[of_rows] = empty
         return self._empty[of_rows]
 
     @property
     def _nonzero(self) -> Tensor:
-        return self.layer.nonzero[self._blocks, :, self._columns]
+        return self.layer.nonzero[self._blocks, :, self._in_block]
 
 
 def largest_imbalance(log_ratio: Tensor) -> float:
     """Largest |in - out| / (in + out) from log (in / out), without leaving the logarithms."""
     return float((log_ratio.abs() / 2).tanh().max()) if len(log_ratio) else 0.0  # no unit
+
+
+def _power(weight: Tensor, p: float) -> Tensor:
+    """|W|^p, as a new tensor."""
+    return weight.square() if p == 2 else weight.abs().pow_(p)
 
 
 def _oriented(matrix: Tensor, of_rows: bool) -> Tensor:

@@ -49,8 +49,9 @@ class BalanceResult:
         iterations: number of updates of the factors; with ``exact=True`` the step to powers of two
             is the last one.
         passes: how often the entries of :math:`|W|^p` were read, all of them together counting as
-            one. Algorithm 1 takes two passes for the start and two for each iteration; an
-            iteration of the two-level method takes two to three.
+            one. Sums over the entries are not computed again where nothing in them has changed.
+            So Algorithm 1 takes up to two passes for an iteration, and the two-level method two
+            to three.
         converged: whether ``max_imbalance`` came down to the tolerance; with ``exact=True``, that
             of the real minimizer.
         max_imbalance: largest relative imbalance of a hidden unit that is not skipped:
@@ -71,7 +72,7 @@ class BalanceResult:
     max_imbalance: float
     skipped: dict[str, Tensor]
     method: str
-    _before: dict[str, Tensor]  # name -> parameter, before the rescaling
+    _before: dict[str, _Kept]  # name -> parameter before the rescaling
 
     def __repr__(self) -> str:
         return (
@@ -90,16 +91,37 @@ class BalanceResult:
 
         Args:
             *example_input: an input of the network, or several where it takes several.
+
+        Raises:
+            RuntimeError: a parameter of the network before has been written to since.
         """
+        before = {name: kept.values(name) for name, kept in self._before.items()}
         after = copy.deepcopy(self.model).eval()
         changes = [0.0]
         news = _tensors(after(*example_input))  # first: functional_call may leave a module that has
-        olds = _tensors(functional_call(after, self._before, example_input))  # two names altered
+        olds = _tensors(functional_call(after, before, example_input))  # two names altered
         for old, new in zip(olds, news, strict=True):
             if not torch.equal(new, old):  # both may be zero, or without any sample
                 change = (new.double() - old.double()).abs().max()
                 changes.append(float(change / old.double().abs().max()))
         return float(torch.tensor(changes, dtype=torch.float64).max())  # keeps a NaN
+
+
+class _Kept:
+    """A parameter as it is now: a copy, or itself with a note of whether it has been written to."""
+
+    def __init__(self, parameter: Tensor, overwritten: bool) -> None:
+        copied = overwritten or parameter.is_inference()  # whose writes are not counted
+        self._values = parameter.detach().clone() if copied else parameter.detach()
+        self._version = None if copied else self._values._version
+
+    def values(self, name: str) -> Tensor:
+        if self._version is not None and self._values._version != self._version:
+            raise RuntimeError(
+                f"parameter '{name}' of the network before the fix has been changed since; "
+                "check() compares with what it was, so call it first"
+            )
+        return self._values
 
 
 def _tensors(output: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -203,7 +225,6 @@ def balance(
             f"of {point.max_imbalance:.2g}, above tol = {tol:g}",
             stacklevel=3,  # the caller's line; torch.no_grad lies in between
         )
-    names = [name for edge in graph.edges for name in (edge.weight, edge.bias) if name]
     if exact:
         point = nearest_powers(orbit, point.theta)
         norms.append(point.norm)
@@ -211,7 +232,8 @@ def balance(
     new = rescaled(graph, factors)
     if exact:
         check_restorable(graph, new)
-    before = {name: graph.model.get_parameter(name).detach().clone() for name in names}
+    names = [name for edge in graph.edges for name in (edge.weight, edge.bias) if name]
+    before = {name: _Kept(graph.model.get_parameter(name), inplace) for name in names}
     return BalanceResult(
         model=write(graph, new, inplace=inplace),
         factors=factors,

@@ -63,7 +63,8 @@ def write(graph: RescalingGraph, new: Mapping[str, Tensor], *, inplace: bool) ->
     """
     olds = {name: graph.model.get_parameter(name) for name in new}
     for name, old in olds.items():
-        if new[name].count_nonzero() != old.count_nonzero():
+        nonzero = int(new[name].count_nonzero())
+        if nonzero < old.numel() and nonzero != old.count_nonzero():
             lost = int(((new[name] == 0) & (old != 0)).sum())
             warnings.warn(
                 f"{lost} entries of parameter '{name}' become 0: rescaled they are too small for "
@@ -122,7 +123,8 @@ def _times_ratio(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """weight * rows / columns, in the range of float64 throughout if the result is."""
     ends = torch.stack([*rows.aminmax(), *columns.aminmax()])
     if float(ends.min()) > 1 / _MODERATE and float(ends.max()) < _MODERATE:
-        return weight * (rows / columns)
+        ratio = rows / columns
+        return ratio.mul_(weight) if ratio.shape == weight.shape else ratio * weight
     (m, rows_exponent), (n, columns_exponent) = torch.frexp(rows), torch.frexp(columns)
     exponent = (rows_exponent - columns_exponent).double()
     half = (exponent / 2).floor()  # either half is a power of two that float64 has

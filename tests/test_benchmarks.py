@@ -80,7 +80,7 @@ def test_lbfgs_finds_the_same_minimum(p: float, q: float) -> None:
     norm = norm_of(found, p, q)
     best = float(balance(model, p, q, tol=1e-9, max_iter=100_000).norms[-1])
     assert run.imbalance <= contestants.TOL
-    assert run.passes > 2 * run.iterations > 0
+    assert run.passes > run.iterations > 0  # some sums are read once for all
     # the norm is flat at its minimum: an imbalance of 1e-6 costs its square, and rounding
     assert best * (1 - 1e-12) <= norm <= best * (1 + 1e-9)
 
