@@ -1,7 +1,7 @@
 """The papers' experiments: a frozen config goes in, a pandas DataFrame comes out.
 
 One module a paper; each experiment is a function named after the figure or theorem that it
-reproduces.
+reproduces. :mod:`practice` holds what is ours alone.
 :data:`EXPERIMENTS` lists them under the names that ``balancing reproduce`` takes.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from balancing.experiments import du2018, pairing, saul2023
+from balancing.experiments import du2018, pairing, practice, saul2023
 
-__all__ = ["EXPERIMENTS", "Experiment", "du2018", "pairing", "saul2023"]
+__all__ = ["EXPERIMENTS", "Experiment", "du2018", "pairing", "practice", "saul2023"]
 
 
 @dataclass(frozen=True)
@@ -40,4 +40,7 @@ EXPERIMENTS = {
     "du2018.optimizers": Experiment(du2018.optimizers, du2018.OptimizersConfig()),
     "saul2023.figure2": Experiment(saul2023.figure2, saul2023.Figure2Config()),
     "saul2023.pairing": Experiment(pairing.pairing, pairing.PairingConfig()),
+    "practice.quantization": Experiment(practice.quantization, practice.QuantizationConfig()),
+    "practice.pruning": Experiment(practice.pruning, practice.PruningConfig()),
+    "practice.training": Experiment(practice.training, practice.TrainingConfig()),
 }
