@@ -182,6 +182,58 @@ def training_invariants() -> Figure:
     return plots.training_invariants({"one": (times, times[:, None].expand(3, 2))})
 
 
+PRACTICE = pd.DataFrame(
+    [
+        {
+            "network": network,
+            "seed": seed,
+            "scale": scale,
+            "fix": fix,
+            "bits": bits,
+            "grid": grid,
+            "error": 0.01 * (1 + seed + scale),
+            "predicted": 0.01 * (1 + seed),
+        }
+        for network in ("mlp", "conv")
+        for seed in (0, 1)
+        for scale in (0.0, 1.0)
+        for fix in ("none", "(2, 2)")
+        for bits in (8, 4)
+        for grid in ("tensor", "channel")
+    ]
+)
+PRUNED = pd.DataFrame(
+    [
+        {
+            "network": network,
+            "seed": seed,
+            "scale": 0.0,
+            "fix": fix,
+            "method": method,
+            "part": part,
+            "accuracy": 1 - part * (1 + seed) / 3,
+        }
+        for network in ("mlp", "conv")
+        for seed in (0, 1)
+        for fix, method in (
+            ("none", "global"),
+            ("(2, 2)", "global"),
+            ("none", "layer"),
+            ("none", "sensitivity"),
+        )
+        for part in (0.5, 0.9)
+    ]
+)
+STARTS = pd.DataFrame(
+    [
+        {"scale": scale, "method": method, "seed": seed, "epoch": epoch, "loss": 2.0 / (1 + epoch)}
+        for scale, method in ((0.0, "sgd"), (2.0, "sgd"), (2.0, "sgd, fix first"))
+        for seed in (0, 1)
+        for epoch in (0, 1, 2)
+    ]
+)
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "rescaled": rescaled,
     "hyperbolas": hyperbolas,
@@ -221,6 +273,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "traced_units": traced_units,
     "training_invariants": training_invariants,
     "training_drift": lambda: plots.training_drift([0.2, 0.1], {"a": [0.3, 0.1], "b": [2, 1]}),
+    "rounding_errors": lambda: plots.rounding_errors(PRACTICE[PRACTICE["bits"] == 8]),
+    "rounding_prediction": lambda: plots.rounding_prediction(PRACTICE),
+    "sparsity": lambda: plots.sparsity(PRUNED, [0]),
+    "bad_starts": lambda: plots.bad_starts(STARTS, {"sgd": "SGD", "sgd, fix first": "fix"}),
 }
 
 
@@ -612,3 +668,29 @@ def test_race_draws_every_run_and_the_mean() -> None:
         both = np.array([one.get_ydata(), two.get_ydata()])
         np.testing.assert_allclose(mean.get_ydata(), both.mean(0))
         assert mean.get_label() == "flow"
+
+
+def test_rounding_errors_are_means_with_their_deviations() -> None:
+    figure = plots.rounding_errors(PRACTICE[PRACTICE["bits"] == 8])
+    assert [title_of(axes) for axes in figure.axes] == ["fully connected", "convolutional"]
+    first = figure.axes[0].get_lines()[0]
+    np.testing.assert_allclose(first.get_ydata(), [0.015, 0.025])  # seeds 0 and 1
+    (bars,) = figure.axes[0].containers[0][2]
+    np.testing.assert_allclose(
+        [segment[:, 1] for segment in bars.get_segments()],
+        [[m - 0.01 / 2**0.5, m + 0.01 / 2**0.5] for m in (0.015, 0.025)],
+    )
+
+
+def test_sparsity_has_a_panel_for_each_network_and_scale() -> None:
+    figure = plots.sparsity(PRUNED, [0])
+    titles = [title_of(axes) for axes in figure.axes]
+    assert titles == ["fully connected, as trained", "convolutional, as trained"]
+    assert len(figure.legends[0].get_texts()) == 4
+    np.testing.assert_allclose(figure.axes[0].get_lines()[0].get_ydata(), [0.75, 0.55])
+
+
+def test_bad_starts_shows_each_run_and_the_mean() -> None:
+    axes, other = plots.bad_starts(STARTS, {"sgd": "SGD", "sgd, fix first": "fix"}).axes
+    assert len(axes.get_lines()) == len(other.get_lines()) == 2 * (2 + 1)  # the fix in both
+    assert axes.get_lines()[2].get_ydata().tolist() == [2, 1, 2 / 3]

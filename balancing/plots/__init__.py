@@ -43,11 +43,13 @@ from balancing.plots.invariants import (
     shared,
     unrolled,
 )
+from balancing.plots.practice import bad_starts, rounding_errors, rounding_prediction, sparsity
 from balancing.plots.real_networks import traced_units, training_drift, training_invariants
 
 __all__ = [
     "FigureOutput",
     "auxiliary",
+    "bad_starts",
     "benchmark",
     "conserved",
     "convergence",
@@ -76,11 +78,14 @@ __all__ = [
     "race",
     "rank_one_steps",
     "rescaled",
+    "rounding_errors",
+    "rounding_prediction",
     "safe_exponents",
     "schedules",
     "shared",
     "show",
     "signal_ratios",
+    "sparsity",
     "traced_units",
     "training_drift",
     "training_invariants",
