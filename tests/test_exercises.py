@@ -177,6 +177,20 @@ def steps_to_halve(lr: float, p: float, q: float, decay: float) -> float:
     return math.log(2) / (decay * p * lr)
 
 
+def equal_ranges(into: Tensor, out: Tensor) -> Tensor:
+    return (out.abs().max() / into.abs().max()).sqrt()
+
+
+def balanced_scores(exponent: float = 0.5, sign: int = 1) -> Answer:
+    """Sizes of the weights, rescaled by (out / in)^exponent."""
+
+    def answer(W: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+        a = (V.norm(dim=0) / W.norm(dim=1)) ** (sign * exponent)
+        return W.abs() * a[:, None], V.abs() / a
+
+    return answer
+
+
 HOMOGENEOUS = {"relu", "leaky_relu", "abs", "maximum of 2z and z"}
 ROOT = 0.5 * 13**0.5  # u^2 = (3 + sqrt(13)) / 2 solves u^2 - 1 / u^2 = 3
 U = (1.5 + ROOT) ** 0.5
@@ -210,6 +224,13 @@ def one_unit_at_a_time(expand: Tensor, depthwise: Tensor, project: Tensor) -> tu
     into, through, out = squared_norms(expand, depthwise, project)
     return (through / into) ** 0.25, (out / through) ** 0.25
 
+UNCHANGED = {
+    "layer factors, per tensor",
+    "row factors, per channel",
+    "layer factors, layerwise pruning",
+    "unit factors, sensitivity pruning",
+    "unit factors, fix then per tensor",
+}
 
 SOLUTIONS: dict[str, list[Answer]] = {
     "01.1": [unit_rows],
@@ -259,6 +280,12 @@ SOLUTIONS: dict[str, list[Answer]] = {
     "14.1": [lambda gains, shifts, readers: written(gains) + written(shifts) - read(readers)],
     "14.2": [block_factors, lambda e, d, p: [f.numpy() for f in block_factors(e, d, p)]],
     "14.3": [lambda query, key: query @ query.T - key @ key.T],
+    "15.1": [equal_ranges, lambda into, out: float(equal_ranges(into, out))],
+    "15.2": [UNCHANGED, sorted(UNCHANGED)],
+    "15.3": [
+        balanced_scores(),
+        lambda W, V: [s.square().tolist() for s in balanced_scores()(W, V)],  # the same order
+    ],
 }
 
 
@@ -614,6 +641,33 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda query, key: query @ key.T, "That is a product of both."),
         (lambda query, key: query @ query.T, "Compare with a linear hidden layer"),
         (lambda query, key: 1.0, "The shape should be (3, 3); it is ()."),
+    "15.1": [
+        (lambda i, o: 1 / equal_ranges(i, o), "Turn it over"),
+        (lambda i, o: equal_ranges(i, o) ** 2, "Both sides move"),
+        (lambda i, o: (o.norm() / i.norm()).sqrt(), "That balances p = q = 2"),
+        (lambda i, o: (o.max() / i.max()).abs().sqrt(), "Compare sizes"),
+        (lambda i, o: 1, "the factor is "),
+        (lambda i, o: "a", "The factor should be a number; it is 'a'."),
+    ],
+    "15.2": [
+        (UNCHANGED | {"unit factors, per tensor"}, "one unit with a large factor sets the grid"),
+        (UNCHANGED | {"column factors, per channel"}, "a row has one grid"),
+        (UNCHANGED | {"layer factors, global pruning"}, "at the others' expense"),
+        (UNCHANGED | {"unit factors, layerwise pruning"}, "Layerwise pruning: within a layer"),
+        (UNCHANGED - {"row factors, per channel"}, "1 more is missing. Ask of each"),
+        (["all"], "Not among the candidates: all."),
+    ],
+    "15.3": [
+        (lambda W, V: (W.abs(), V.abs()), "rescaling changes them"),
+        (balanced_scores(1.0), "The factor that balances a unit is the root"),
+        (balanced_scores(sign=-1), "Turn the factor over"),
+        (
+            lambda W, V: (W.abs() / W.norm(dim=1, keepdim=True), V.abs() / V.norm(dim=0)),
+            "they forget how much a unit does",
+        ),
+        (lambda W, V: (W, V), "The order is not that of the sizes"),
+        (lambda W, V: W, "A pair is asked for"),
+        (lambda W, V: (W, V.T), "The shape should be (3, 6); it is (6, 3)."),
     ],
 }
 
@@ -683,6 +737,8 @@ def test_no_answer_yet(exercise: str, answer: Answer, capsys: CapSys) -> None:
         ("14.1", 3),
         ("14.2", 3),
         ("14.3", 2),
+        ("15.1", 2),
+        ("15.3", 2),
     ],
 )
 def test_function_without_a_result_is_no_answer_yet(
@@ -743,6 +799,9 @@ class Untouchable:
         ("14.1", lambda gains, shifts, readers: gains[3], "IndexError"),
         ("14.2", lambda expand, depthwise, project: expand @ depthwise, "RuntimeError: "),
         ("14.3", broken_two, "ZeroDivisionError: division by zero"),
+        ("15.1", broken_two, "ZeroDivisionError: division by zero"),
+        ("15.2", Untouchable(), "RuntimeError: hands off"),
+        ("15.3", lambda W, V: W @ V, "RuntimeError: "),
     ],
 )
 def test_answer_that_raises(exercise: str, answer: Answer, kind: str, capsys: CapSys) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from balancing.exercises import factorization, fixes, flows, invariants, practice_networks
+from balancing.exercises import factorization, fixes, flows, invariants, practice, practice_networks
 from balancing.exercises._answers import Missing, Wrong, given_answer
 
 __all__ = ["check"]
@@ -20,6 +20,7 @@ _CHECKS = (
     | flows.CHECKS
     | practice_networks.CHECKS
 )
+_CHECKS = invariants.CHECKS | factorization.CHECKS | fixes.CHECKS | flows.CHECKS | practice.CHECKS
 
 
 def check(exercise: str, answer: Any) -> None:
