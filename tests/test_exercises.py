@@ -224,6 +224,7 @@ def one_unit_at_a_time(expand: Tensor, depthwise: Tensor, project: Tensor) -> tu
     into, through, out = squared_norms(expand, depthwise, project)
     return (through / into) ** 0.25, (out / through) ** 0.25
 
+
 UNCHANGED = {
     "layer factors, per tensor",
     "row factors, per channel",
@@ -641,6 +642,7 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda query, key: query @ key.T, "That is a product of both."),
         (lambda query, key: query @ query.T, "Compare with a linear hidden layer"),
         (lambda query, key: 1.0, "The shape should be (3, 3); it is ()."),
+    ],
     "15.1": [
         (lambda i, o: 1 / equal_ranges(i, o), "Turn it over"),
         (lambda i, o: equal_ranges(i, o) ** 2, "Both sides move"),
