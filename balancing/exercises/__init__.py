@@ -19,8 +19,8 @@ _CHECKS = (
     | fixes.CHECKS
     | flows.CHECKS
     | practice_networks.CHECKS
+    | practice.CHECKS
 )
-_CHECKS = invariants.CHECKS | factorization.CHECKS | fixes.CHECKS | flows.CHECKS | practice.CHECKS
 
 
 def check(exercise: str, answer: Any) -> None:
