@@ -17,7 +17,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from balancing.claims import du2018, du2018_optimizers, du2018_runs, saul2023, saul2023_flows
+from balancing.claims import (
+    du2018,
+    du2018_optimizers,
+    du2018_runs,
+    faster,
+    saul2023,
+    saul2023_flows,
+)
 from balancing.claims.claim import Claim
 from balancing.experiments._settings import bar
 
@@ -26,7 +33,7 @@ __all__ = ["LEDGER", "LEDGERS", "Claim", "evaluate", "to_markdown"]
 #: The claims of each paper and those of ours that belong to it.
 LEDGERS: dict[str, tuple[Claim, ...]] = {
     "du2018": du2018.CLAIMS + du2018_runs.CLAIMS + du2018_optimizers.CLAIMS,
-    "saul2023": saul2023.CLAIMS + saul2023_flows.CLAIMS,
+    "saul2023": saul2023.CLAIMS + faster.CLAIMS + saul2023_flows.CLAIMS,
 }
 LEDGER: tuple[Claim, ...] = tuple(claim for claims in LEDGERS.values() for claim in claims)
 
