@@ -32,6 +32,14 @@ UPDATES = run_saul_figure2(
     SaulConfig(networks=((3, 4, 2), (3, 4, 4, 2)), panels=((1, 1), (2, 1)), updates=5, seeds=1)
 )
 RISEN = np.array([0.5, 2.0]), np.array([0.25, 1.0]), np.array([[False, False], [False, True]])
+ERRORS = {
+    "start": [torch.tensor([1.0, 3]), torch.zeros(3)],
+    "after": [torch.ones(2), torch.ones(3)],
+}
+PASSES = (
+    {"slow": ([2, 4, 6], [0.5, 0.2, 0.1]), "fast": ([2, 4], [0.5, 1e-6])},
+    {"fast": {3: 4.0, 30: 5.0}},
+)
 PROFILES = {0: np.array([2, 0.5]), 5: np.ones(2)}, {0: np.array([2, 0.5]), 5: np.array([1.1, 0.9])}
 
 
@@ -263,6 +271,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "benchmark": lambda: plots.benchmark(TIMES),
     "diffusion": lambda: plots.diffusion(*PROFILES),
     "modes": modes,
+    "layer_errors": lambda: plots.layer_errors(ERRORS),
+    "passes": lambda: plots.passes(*PASSES),
     "phases": lambda: plots.phases([1, 0.5, 0.25], [2, 0.2, 0.02]),
     "mobility": lambda: plots.mobility(line()[0].exp(), {1: line()[0].exp(), 2: line()[0] ** 2}),
     "pairing": pairing,
@@ -613,6 +623,26 @@ def test_modes_start_above_zero_and_separate_layers() -> None:
     assert second.get_ydata().tolist() == [0.5, 1, 0.5, 0.5]
     assert border.get_xdata() == [1.5, 1.5]
     assert len(right.get_lines()[0].get_xdata()) == 4
+
+
+def test_layer_errors_draws_every_unit_and_the_means() -> None:
+    panels = plots.layer_errors(ERRORS).axes
+    assert [title_of(axes) for axes in panels] == ["start", "after"]
+    first, second, means, _ = panels[0].get_lines()
+    assert first.get_xydata().tolist() == [[1, 1], [1, 3]]
+    assert second.get_xydata().tolist() == [[2, 0], [2, 0], [2, 0]]
+    assert means.get_xydata().tolist() == [[1, 2], [2, 0]]
+    assert panels[0].get_ylim() == panels[1].get_ylim()
+
+
+def test_a_method_looks_the_same_in_both_panels_of_passes() -> None:
+    figure = plots.passes(*PASSES)
+    left, right = figure.axes
+    assert [list(each.get_ydata()) for each in left.get_lines()] == [[0.5, 0.2, 0.1], [0.5, 1e-6]]
+    fast, points = left.get_lines()[1], right.get_lines()[0]
+    assert points.get_xydata().tolist() == [[3, 4], [30, 5]]
+    assert (fast.get_color(), fast.get_linestyle()) == (points.get_color(), points.get_linestyle())
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["slow", "fast"]
 
 
 def test_pairing_draws_a_mark_for_each_pair_and_none_below_its_axis() -> None:

@@ -15,6 +15,7 @@ from balancing.plots.factorization import (
     signal_ratios,
     two_stages,
 )
+from balancing.plots.faster import layer_errors, passes
 from balancing.plots.fixes import (
     auxiliary,
     benchmark,
@@ -67,12 +68,14 @@ __all__ = [
     "hyperbolas",
     "imbalance_decay",
     "kept",
+    "layer_errors",
     "losses",
     "mobility",
     "modes",
     "norm_contours",
     "one_unit",
     "pairing",
+    "passes",
     "phases",
     "predicted_drift",
     "race",
