@@ -154,6 +154,34 @@ def layer_sum(n: float, k: float, p: float, q: float) -> float:
     return float(n * k ** (q / p - q / 2))
 
 
+def osborne(
+    exponent: float = 0.5, *, diagonal: bool = False, row: int = 1, column: int = 1
+) -> Callable[[Tensor, int], Tensor]:
+    """Row i times t^row and column i over t^column, t a power of column over row sum."""
+
+    def answer(M: Tensor, i: int) -> Tensor:
+        own = 0 if diagonal else M[i, i].clone()
+        t = ((M[:, i].sum() - own) / (M[i].sum() - own)) ** exponent
+        M[i] *= t**row
+        M[:, i] /= t**column
+        return M
+
+    return answer
+
+
+def layer_factors(
+    exponent: Callable[[float], float] = lambda q: 1 / q,
+    mean: Callable[[Tensor], Tensor] = lambda sums: sums.log().mean(),
+    kept: int = -1,
+) -> Callable[[Tensor, float], Tensor]:
+    """Factors for hidden layers whose logarithms add up the gaps of the layer sums to a mean."""
+
+    def answer(sums: Tensor, q: float) -> Tensor:
+        return ((mean(sums) - sums.log()).cumsum(0)[:kept] * exponent(q)).exp()
+
+    return answer
+
+
 def row_flow(
     part: float = 0.5, turn: Callable[[float], float] = lambda q: 2 / q - 1, power: float = 1.0
 ) -> Answer:
@@ -274,6 +302,12 @@ SOLUTIONS: dict[str, list[Answer]] = {
     ],
     "10.1": [mode_rate, lambda q, n, e: torch.tensor(mode_rate(q, n, e)).double()],
     "10.2": [mean_ratio(layer_sum)],
+    "11.1": [osborne(), lambda M, i: osborne()(M.clone(), i).tolist()],
+    "11.2": [layer_factors(), lambda sums, q: layer_factors()(sums, q).tolist()],
+    "11.3": [
+        lambda n: math.cos(math.pi / n) ** 2,
+        lambda n: (torch.tensor(math.pi / n, dtype=torch.float64).cos() ** 2).requires_grad_(),
+    ],
     "12.1": [row_flow(), lambda W, g, q: row_flow()(W, g, q).tolist()],
     "12.2": [end_point, lambda u, v, q: list(end_point(u, v, q))],
     "13.1": [lambda W, g: -((1 + W**2) ** 1.5) / (2 + W**2) * g],
@@ -569,6 +603,43 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda widths, p, q: 0.9, "Estimate the sum of the shares of each layer"),
         (lambda widths: 0.9, "The function takes 1 arguments; it should take 3."),
     ],
+    "11.1": [
+        (osborne(-0.5), "Row and column 2 do not have equal sums. It is the other way round"),
+        (osborne(1.0), "That exchanges the two sums"),
+        (osborne(0.25), "That is the exponent of Algorithm 1"),
+        (osborne(diagonal=True), "Leave the diagonal out of both sums"),
+        (osborne(column=0), "The column is to be divided by what the row is multiplied by."),
+        (osborne(row=0), "The row is to be multiplied by what the column is divided by."),
+        (lambda M, i: M.T, "Row 2 should be multiplied, and column 2 divided"),
+        (lambda M, i: M[i], "The shape should be (6, 6); it is (6,)."),
+        (lambda M, i: "M", "A matrix is asked for; this is str."),
+        (lambda M: M, "The function takes 1 arguments; it should take 2."),
+    ],
+    "11.2": [
+        (layer_factors(lambda q: -1 / q), "It is the other way round"),
+        (layer_factors(lambda q: 1), "a root is missing"),
+        (layer_factors(lambda q: 0.5 / q), "Half of the exponent"),
+        (lambda sums, q: layer_factors()(sums, q).log(), "Those are logarithms of the factors."),
+        (
+            lambda sums, q: ((sums.log().mean() - sums.log()) / q)[:-1].exp(),
+            "For N = 5, q = 2 the layer sums do not become equal. A layer sum changes with",
+        ),
+        (layer_factors(mean=lambda sums: sums.mean().log()), "not their sum: which mean?"),
+        (layer_factors(kept=7), "the last factor, 1, is that of outputs."),
+        (lambda sums, q: sums[:2], "For N = 5 there are 4 hidden layers, so as many factors"),
+        (lambda sums, q: torch.ones(len(sums) - 1), "the layer sums do not become equal."),
+        (lambda sums, q: "equal", "A tensor is asked for; this is str."),
+        (3, "A function is asked for; this is int."),
+    ],
+    "11.3": [
+        (lambda n: math.cos(math.pi / n), "That is the rate of half a sweep"),
+        (lambda n: (1 + math.cos(math.pi / n)) / 2, "That is the rate of Algorithm 1."),
+        (lambda n: math.cos(math.pi / (n - 1)) ** 2, "N counts layers of weights"),
+        (lambda n: math.cos(math.pi / (n + 1)) ** 2, "There are N - 1 hidden layers"),
+        (lambda n: 1 - math.pi**2 / n**2, "That is the limit for deep networks"),
+        (lambda n: 0.5, "For N = 7 the rate is 0.8117, not 0.5."),
+        (lambda n: "slow", "The answer should be a number; it is 'slow'."),
+    ],
     "12.1": [
         (lambda W, g, q: -g / 2, "That is gradient flow, which is right for q = 2 only."),
         (row_flow(turn=lambda q: 0), "For q = 1 it is not right. The second term is missing"),
@@ -732,6 +803,9 @@ def test_no_answer_yet(exercise: str, answer: Answer, capsys: CapSys) -> None:
         ("09.1", 4),
         ("10.1", 3),
         ("10.2", 3),
+        ("11.1", 2),
+        ("11.2", 2),
+        ("11.3", 1),
         ("12.1", 3),
         ("12.2", 3),
         ("13.1", 2),
@@ -795,6 +869,9 @@ class Untouchable:
         ("08.1", lambda net, p: {"linear1": [1, 2]}, "ValueError: factors of group 'linear1'"),
         ("08.2", broken_one, "KeyError"),
         ("09.2", Untouchable(), "RuntimeError: hands off"),
+        ("11.1", broken_two, "ZeroDivisionError: division by zero"),
+        ("11.2", lambda sums, q: sums @ sums[:2], "RuntimeError: "),
+        ("11.3", broken_one, "KeyError"),
         ("12.1", lambda W, g, q: W @ g, "RuntimeError: "),
         ("12.2", lambda u, v, q: u / 0, "ZeroDivisionError"),
         ("13.1", broken_two, "ZeroDivisionError: division by zero"),

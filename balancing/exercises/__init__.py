@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from balancing.exercises import factorization, fixes, flows, invariants, practice, practice_networks
+from balancing.exercises import (
+    factorization,
+    faster,
+    fixes,
+    flows,
+    invariants,
+    practice,
+    practice_networks,
+)
 from balancing.exercises._answers import Missing, Wrong, given_answer
 
 __all__ = ["check"]
@@ -17,6 +25,7 @@ _CHECKS = (
     invariants.CHECKS
     | factorization.CHECKS
     | fixes.CHECKS
+    | faster.CHECKS
     | flows.CHECKS
     | practice_networks.CHECKS
     | practice.CHECKS
