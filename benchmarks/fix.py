@@ -146,12 +146,12 @@ def measure(
         seconds.append(time.perf_counter() - again.start)
         solving.append(again.seconds)
     norm, imbalance, change = run.norm, run.imbalance, math.nan
-    reached = found or (run.model if status.startswith("not in") else None)
+    reached = found or (run.model if status.startswith("not in ") else None)
     if reached is not None:
         norm, imbalance, change = judge(problem, model, reached, p, q, config.seed)
         if not change <= UNCHANGED:
             status += ("; " if status else "") + "function changed"
-    ran = ended or status.startswith("not in")
+    ran = ended or status.startswith("not in ")
     return {
         "status": status,
         "ended": ended,
