@@ -56,7 +56,7 @@ def test_curve_is_that_of_balance(widths: tuple[int, ...], p: float, q: float, s
         parameter.data.mul_(0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = balance(net, p, q, tol=1e-300, max_iter=8)
+        result = balance(net, p, q, method="multiplicative", tol=1e-300, max_iter=8)
     table = figure2(SMALL)
     curves = table.set_index(["network", "p", "q", "seed"])
     curve = curves.loc[("-".join(map(str, widths)), p, q, seed)]
@@ -83,7 +83,7 @@ def test_ratios_at_full_size(seed: int) -> None:
     net = mlp(config.networks[0], dtype=torch.float64, generator=generator(seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        norms = balance(net, 2, tol=1e-300, max_iter=10).norms
+        norms = balance(net, 2, method="multiplicative", tol=1e-300, max_iter=10).norms
     first, tenth, _ = FIRST_MEASURED[2, 2][2]
     assert float(norms[1] / norms[0]) == pytest.approx(first, abs=5e-3)
     assert float(norms[10] / norms[0]) == pytest.approx(tenth, abs=5e-3)
