@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["least_sum"]
 
@@ -13,10 +15,11 @@ _PROGRESS = 1e-3  # more than a sweep gains
 _RESOLUTION = 1e-14  # of logarithms, so of the sum relative to itself
 
 
-def least_sum(log_slopes: Tensor, exponents: Tensor) -> Tensor:
+def least_sum(log_slopes: NDArray[np.float64], exponents: NDArray[np.float64]) -> Any:
     r"""Where :math:`\sum_n S_n e^{x_n \cdot c} / \|x_n\|_\infty` is least, for many S at once.
 
     Newton's method, from a start that is exact if all terms can be made equal, as for a chain.
+    In numpy, since the arrays are so small that most of the time goes into calls.
 
     Args:
         log_slopes: log S, shape (terms, problems); -inf for a term that a problem does not have.
@@ -26,40 +29,44 @@ def least_sum(log_slopes: Tensor, exponents: Tensor) -> Tensor:
         c, shape (variables, problems), to a thousandth of the slope at the start. Variables that
         are in no term keep 0.
     """
-    present = torch.isfinite(log_slopes).to(log_slopes.dtype)
-    slopes = torch.where(present > 0, log_slopes, 0.0)
-    weight = log_slopes - exponents.abs().amax(1).log()[:, None]
+    present = np.isfinite(log_slopes)
+    weight = log_slopes - np.log(np.abs(exponents).max(1))[:, None]
 
-    def value(c: Tensor) -> Tensor:
-        return torch.logsumexp(weight + exponents @ c, 0)
+    def value(c: NDArray[np.float64]) -> Any:
+        return np.logaddexp.reduce(weight + exponents @ c, axis=0)
 
-    c = torch.zeros(exponents.shape[1], log_slopes.shape[1]).to(log_slopes)
-    equal = _newton_step(exponents, present, -(exponents.T @ slopes))
-    c = torch.where(value(equal) < value(c), equal, c)
-    wanted = None
-    for _ in range(_STEPS):
-        terms = (weight + exponents @ c - value(c)).exp().nan_to_num()
-        slope, size = exponents.T @ terms, exponents.abs().T @ terms
-        uneven = (slope / size).abs().nan_to_num()
-        wanted = _PROGRESS * uneven.max() if wanted is None else wanted
-        if not bool((uneven > wanted.clamp(min=_RESOLUTION)).any()):
-            break
-        step = _newton_step(exponents, terms, -slope)
-        before = value(c) + _RESOLUTION
-        for _ in range(_HALVINGS):
-            rises = ~(value(c + step) <= before)  # not >: it may be NaN
-            if not rises.any():
+    with np.errstate(all="ignore"):  # what is not finite is not taken
+        c = np.zeros((exponents.shape[1], log_slopes.shape[1]))
+        equal = _newton_step(exponents, present, -(exponents.T @ np.where(present, log_slopes, 0)))
+        now, at_equal = value(c), value(equal)
+        c, now = np.where(at_equal < now, equal, c), np.fmin(at_equal, now)
+        wanted = None
+        for _ in range(_STEPS):
+            terms = np.nan_to_num(np.exp(weight + exponents @ c - now))
+            slope, size = exponents.T @ terms, np.abs(exponents).T @ terms
+            uneven = np.nan_to_num(np.abs(slope / size)).max()
+            wanted = max(_PROGRESS * uneven, _RESOLUTION) if wanted is None else wanted
+            if uneven <= wanted:
                 break
-            step = torch.where(rises, step / 2, step)
-        c = c + torch.where(rises, 0.0, step)
+            step = _newton_step(exponents, terms, -slope)
+            for _ in range(_HALVINGS):
+                ahead = value(c + step)
+                rises = ~(ahead <= now + _RESOLUTION)  # not >: it may be NaN
+                if not rises.any():
+                    break
+                step = np.where(rises, step / 2, step)
+            c, now = c + np.where(rises, 0, step), np.where(rises, now, ahead)
     return c
 
 
-def _newton_step(exponents: Tensor, terms: Tensor, right: Tensor) -> Tensor:
+def _newton_step(
+    exponents: NDArray[np.float64], terms: NDArray[Any], right: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Solve with X^T diag(terms) X for each problem, kept off singularity."""
     matrix = exponents.T @ (terms.T[:, :, None] * exponents)
-    scale = matrix.diagonal(dim1=1, dim2=2).clamp(min=torch.finfo(matrix.dtype).tiny).rsqrt()
+    diagonal = np.diagonal(matrix, axis1=1, axis2=2)
+    scale = 1 / np.sqrt(np.maximum(diagonal, np.finfo(np.float64).tiny))
     scaled = scale[:, :, None] * matrix * scale[:, None, :]
-    scaled.diagonal(dim1=1, dim2=2).add_(_RESOLUTION)
-    solution: Tensor = torch.linalg.solve(scaled, scale * right.T)
-    return (scale * solution).T
+    scaled += _RESOLUTION * np.eye(exponents.shape[1])
+    solution = np.linalg.solve(scaled, (scale * right.T)[:, :, None])[:, :, 0]
+    return np.asarray((scale * solution).T)

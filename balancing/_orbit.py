@@ -13,6 +13,7 @@ each layer. Factors and sums are kept as logarithms, so that no power of them ov
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,26 +23,38 @@ from torch import Tensor
 
 from balancing.graph import Edge, RescalingGraph
 
-__all__ = ["Layer", "Orbit", "Part", "Point", "largest_imbalance"]
+__all__ = ["Layer", "Orbit", "Part", "Point", "PointWithShares", "imbalance"]
+
+
+_LOWEST = torch.finfo(torch.float64).min
 
 
 @dataclass(frozen=True)
 class Point:
-    """One choice of factors, with the norm and the shares there.
+    """One choice of factors.
 
     Attributes:
         theta: log a, shape (units,) as in :class:`Orbit`.
-        log_in: logarithm of the sum of each unit's incoming shares.
-        log_out: the same of its outgoing shares.
         norm: the norm itself, not its power F.
         max_imbalance: largest |in - out| / (in + out) of a live unit; 0 if there is none.
     """
 
     theta: Tensor
-    log_in: Tensor
-    log_out: Tensor
     norm: float
     max_imbalance: float
+
+
+@dataclass(frozen=True)
+class PointWithShares(Point):
+    """One choice of factors, with the shares there.
+
+    Attributes:
+        log_in: logarithm of the sum of each unit's incoming shares.
+        log_out: the same of its outgoing shares.
+    """
+
+    log_in: Tensor
+    log_out: Tensor
 
 
 class Orbit:
@@ -83,26 +96,37 @@ class Orbit:
         entries = sum(layer.power.numel() for layer in self.layers)
         return sum(layer.read for layer in self.layers) / max(entries, 1)
 
-    def at(self, theta: Tensor) -> Point:
+    def at(self, theta: Tensor) -> PointWithShares:
         """Evaluate F and the shares: one pass for the rows, one for the columns."""
         into, out = [theta[:0]], [theta[:0]]
         for layer in self.layers:
             log_x = -self.p * theta[layer.sources]
-            row = layer.whole.sums(log_x, of_rows=True)
+            row = layer.whole.sums(_unless_zero(log_x), of_rows=True)
             total = (self.q / self.p) * (self.p * theta[layer.targets] + row)  # ||w_i||_p^q
             log_y = torch.where(row == -math.inf, row, total - row)
             into.append(total)
-            out.append(log_x + layer.whole.sums(log_y, of_rows=False))
+            out.append(log_x + layer.whole.sums(_unless_zero(log_y), of_rows=False))
         totals = torch.cat(into)
         log_in = _scattered_logsumexp(totals, self.targets, self.size)
         log_out = _scattered_logsumexp(torch.cat(out), self.sources, self.size)
-        return Point(
+        apart = (log_in - log_out)[self.live].abs()
+        return PointWithShares(
             theta,
+            float((torch.logsumexp(totals, 0) / self.q).exp()),
+            imbalance(float(apart.max())) if len(apart) else 0.0,
             log_in,
             log_out,
-            norm=float((torch.logsumexp(totals, 0) / self.q).exp()),
-            max_imbalance=largest_imbalance((log_in - log_out)[self.live]),
         )
+
+    def release(self) -> dict[str, Tensor]:
+        """Give up |W|^p, where it is as large as the weights: parameter name -> its memory."""
+        memory = {}
+        for layer in self.layers:
+            weight = layer.graph.weight(layer.edge)
+            if (layer.power.numel(), layer.device) == (weight.numel(), weight.device):
+                memory[layer.edge.weight] = layer.power
+        self.layers = []
+        return memory
 
     def indices(self, group: str, size: int) -> Tensor:
         """Where the units of a group lie in the vector."""
@@ -215,7 +239,8 @@ class Part:
         group: str = "",
         units: slice = slice(None),
     ) -> None:
-        self.layer, self.group, self.units, self.columns = layer, group, units, columns
+        self.layer: Layer = weakref.proxy(layer)  # no cycle, so that |W|^p is freed at once
+        self.group, self.units, self.columns = group, units, columns
         self._blocks, self._in_block = blocks, in_block
         self.shape = self.power.shape
         first = (blocks.start or 0) * self.shape[1]
@@ -228,26 +253,27 @@ class Part:
         """A view of the layer's, shape (blocks, targets, sources)."""
         return self.layer.power[self._blocks, :, self._in_block]
 
-    def sums(self, log_x: Tensor, *, of_rows: bool, empty: Tensor | None = None) -> Tensor:
+    def sums(self, log_x: Tensor | None, *, of_rows: bool, empty: Tensor | None = None) -> Tensor:
         """Logarithms of the sums over each row (or column) of |W|^p x; -inf where all W are 0.
 
         Args:
-            log_x: log x, one number for each column (or row).
+            log_x: log x, one number for each column (or row); None for zeros.
             of_rows: sum over rows rather than columns.
             empty: where no W has an x above 0, if not only where all W are 0.
         """
         if not self.layer.is_log:
-            shift = 0.0
-            if log_x.any():
-                shift = max(float(log_x.max()), torch.finfo(torch.float64).min)
-                sums = self._product((log_x - shift).exp(), of_rows)
+            if log_x is None:
+                shift, sums = 0.0, self._plain_sums(of_rows)
             else:
-                sums = self._plain_sums(of_rows)
+                shift = max(float(log_x.max()), _LOWEST)
+                sums = self._product((log_x - shift).exp_(), of_rows)
             if self._trusts(sums, of_rows, empty):
                 return sums.log().add_(shift)
             self.layer.to_log()
         self.layer.read += self.shape.numel()
-        terms = _oriented(self.power, of_rows) + log_x.view(self.shape[0], 1, -1)
+        terms = _oriented(self.power, of_rows)
+        if log_x is not None:
+            terms = terms + log_x.view(self.shape[0], 1, -1)
         return torch.logsumexp(terms, 2).flatten()
 
     def _plain_sums(self, of_rows: bool) -> Tensor:
@@ -276,7 +302,7 @@ class Part:
 
     def _trusts(self, sums: Tensor, of_rows: bool, empty: Tensor | None) -> bool:
         """Whether no sum has overflowed, or lost by underflow what could be seen."""
-        low, high = sums.aminmax()
+        low, high = map(float, sums.aminmax())
         if self.layer.floor <= low and high < math.inf:
             return True
         doubtful = ~((self.layer.floor <= sums) & (sums < math.inf))  # not >: it may be NaN
@@ -297,9 +323,13 @@ class Part:
         return self.layer.nonzero[self._blocks, :, self._in_block]
 
 
-def largest_imbalance(log_ratio: Tensor) -> float:
-    """Largest |in - out| / (in + out) from log (in / out), without leaving the logarithms."""
-    return float((log_ratio.abs() / 2).tanh().max()) if len(log_ratio) else 0.0  # no unit
+def imbalance(log_ratio: float) -> float:
+    """|in - out| / (in + out) from log (in / out)."""
+    return math.tanh(abs(log_ratio) / 2)
+
+
+def _unless_zero(values: Tensor) -> Tensor | None:
+    return values if values.any() else None
 
 
 def _power(weight: Tensor, p: float) -> Tensor:

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from balancing._orbit import Layer, Orbit, Point
+from balancing._orbit import Layer, Orbit, PointWithShares
 from balancing.graph import RescalingGraph
 
 __all__ = ["check_dtypes", "check_restorable", "nearest_powers", "powers_of_two"]
@@ -42,7 +42,7 @@ def powers_of_two(theta: Tensor) -> Tensor:
     return torch.exp2((theta / math.log(2)).round())
 
 
-def nearest_powers(orbit: Orbit, theta: Tensor) -> Point:
+def nearest_powers(orbit: Orbit, theta: Tensor) -> PointWithShares:
     """The point with whole theta / log 2 that is found from the minimizer theta, shape (units,)."""
     real = theta / math.log(2)
     rounded = _at(orbit, (real + 0.5).floor())
@@ -58,11 +58,11 @@ def nearest_powers(orbit: Orbit, theta: Tensor) -> Point:
     return end
 
 
-def _at(orbit: Orbit, whole: Tensor) -> Point:
+def _at(orbit: Orbit, whole: Tensor) -> PointWithShares:
     return orbit.at(whole * math.log(2))
 
 
-def _descend(orbit: Orbit, point: Point) -> Point:
+def _descend(orbit: Orbit, point: PointWithShares) -> PointWithShares:
     colours, at_rest = _colours(orbit), 0
     for colour in itertools.cycle(colours):
         lower = _moved(orbit, point, colour)
@@ -73,7 +73,7 @@ def _descend(orbit: Orbit, point: Point) -> Point:
     return point
 
 
-def _moved(orbit: Orbit, point: Point, colour: Tensor) -> Point | None:
+def _moved(orbit: Orbit, point: PointWithShares, colour: Tensor) -> PointWithShares | None:
     """A lower point, with units of the colour moved by one; None if there is none."""
     changes = torch.stack([_changes(orbit, point, colour, step) for step in (1, -1)])
     change, down = changes.min(0)
@@ -89,7 +89,7 @@ def _moved(orbit: Orbit, point: Point, colour: Tensor) -> Point | None:
     return None
 
 
-def _changes(orbit: Orbit, point: Point, colour: Tensor, step: int) -> Tensor:
+def _changes(orbit: Orbit, point: PointWithShares, colour: Tensor, step: int) -> Tensor:
     """Change of F, relative to F, when one unit alone moves by ``step``; shape (units,).
 
     Valid for the units of the colour. For p != q a unit must not be read twice by one layer.

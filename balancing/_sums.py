@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from balancing._orbit import Layer, Orbit, Part, Point, largest_imbalance
+from balancing._orbit import Layer, Orbit, Part, Point, imbalance
 
 __all__ = ["Link", "Sums"]
 
@@ -48,6 +48,7 @@ class Link:
     columns: Tensor | None
     row: _Cached = field(default_factory=lambda: _Cached())
     col: _Cached = field(default_factory=lambda: _Cached())
+    sum: _Cached = field(default_factory=lambda: _Cached())
 
     @property
     def is_diagonal(self) -> bool:
@@ -71,6 +72,7 @@ class Sums:
         theta: log factors, shape (units,) as in :class:`Orbit`; replaced, never written to.
         groups: names of the hidden groups with live units.
         live: hidden group -> whether its units are live.
+        all_live: hidden group -> whether all of them are.
         links: all links.
         by_layer: the links of each layer.
         into: group -> links whose rows are its live units.
@@ -82,6 +84,7 @@ class Sums:
         self.theta = orbit.start
         self.live = {group: orbit.live[units] for group, units in orbit.slots.items()}
         self.groups = [group for group, live in self.live.items() if bool(live.any())]
+        self.all_live = {group: bool(live.all()) for group, live in self.live.items()}
         self.by_layer = [list(self._split(i, layer)) for i, layer in enumerate(orbit.layers)]
         self.links = [link for links in self.by_layer for link in links]
         self.into: dict[str, list[Link]] = {group: [] for group in self.groups}
@@ -96,25 +99,28 @@ class Sums:
 
     def log_in(self, group: str, without: frozenset[Link] = frozenset()) -> Tensor:
         """Logarithms of incoming shares, but for those of some links."""
-        theta = self.theta[self.orbit.slots[group]]
-        sums = torch.full_like(theta, -math.inf)
         links = [link for link in self.into[group] if link not in without]
         if self.p == self.q:
-            for link in links:
-                _add_to(sums, link.part.rows, self.row(link))
-            return sums + self.p * theta
-        for number in dict.fromkeys(link.layer for link in links):
-            sums = torch.logaddexp(sums, self.totals(number))
-        return sums
+            sums = self._gather(group, [(link.part.rows, self.row(link)) for link in links])
+            return sums + self.p * self.theta[self.orbit.slots[group]]
+        numbers = dict.fromkeys(link.layer for link in links)
+        return self._gather(group, [(slice(None), self.totals(number)) for number in numbers])
 
     def log_out(self, group: str, without: frozenset[Link] = frozenset()) -> Tensor:
         """Logarithms of outgoing shares, but for those of some links."""
-        theta = self.theta[self.orbit.slots[group]]
-        sums = torch.full_like(theta, -math.inf)
-        for link in self.out_of[group]:
-            if link not in without:
-                _add_to(sums, link.part.units, self.col(link))
-        return sums - self.p * theta
+        links = [link for link in self.out_of[group] if link not in without]
+        sums = self._gather(group, [(link.part.units, self.col(link)) for link in links])
+        return sums - self.p * self.theta[self.orbit.slots[group]]
+
+    def _gather(self, group: str, parts: list[tuple[slice, Tensor]]) -> Tensor:
+        """Logarithms of sums over parts, each of which is about some units of the group."""
+        size = len(self.live[group])
+        if len(parts) == 1 and len(parts[0][1]) == size:
+            return parts[0][1]
+        sums = self.theta.new_full((size,), -math.inf)
+        for units, values in parts:
+            _add_to(sums, units, values)
+        return sums
 
     def log_by_row(self, link: Link) -> Tensor:
         """Logarithms of the shares of a link, summed over each of its rows."""
@@ -129,12 +135,15 @@ class Sums:
         return self.col(link) - self.p * self._at_columns(link)
 
     def log_sum(self, link: Link) -> Tensor:
-        """Logarithm of the sum of all shares of a link; of two ways the one without a touch."""
-        stale = link.row.key != self._row_key(link)
-        known = link.col.key == self._col_key(link) or link.target is None
-        if self.p == self.q and stale and known:
-            return torch.logsumexp(self.log_by_column(link), 0)
-        return torch.logsumexp(self.log_by_row(link), 0)
+        """Logarithm of the sum of all shares of a link, without a touch if there is a way."""
+        key = self._row_key(link), self._col_key(link)
+        if link.sum.key != key:
+            stale = link.row.key != key[0]
+            known = link.col.key == key[1] or link.target is None
+            by_column = self.p == self.q and stale and known
+            shares = self.log_by_column(link) if by_column else self.log_by_row(link)
+            link.sum = _Cached((key[0], self._col_key(link)), torch.logsumexp(shares, 0))
+        return link.sum.value
 
     def norm(self) -> float:
         """The norm at theta."""
@@ -144,15 +153,18 @@ class Sums:
             sums = [torch.logsumexp(self.totals(i), 0) for i in range(len(self.by_layer))]
         return float((torch.logsumexp(torch.stack(sums), 0) / self.q).exp()) if sums else 0.0
 
+    def largest_log_ratio(self) -> float:
+        """Largest log (in / out) of a live unit, either way; 0 if there is none."""
+        ratios = (self.farthest(g, self.log_in(g) - self.log_out(g)) for g in self.groups)
+        return max(ratios, default=0.0)
+
+    def farthest(self, group: str, values: Tensor) -> float:
+        """Largest absolute value of a live unit."""
+        return float((values if self.all_live[group] else values[self.live[group]]).abs().max())
+
     def point(self) -> Point:
-        """Everything at theta; what is stale is computed."""
-        log_in = torch.full_like(self.theta, -math.inf)
-        log_out = torch.full_like(self.theta, -math.inf)
-        for group in self.groups:
-            units = self.orbit.slots[group]
-            log_in[units], log_out[units] = self.log_in(group), self.log_out(group)
-        imbalance = largest_imbalance((log_in - log_out)[self.orbit.live])
-        return Point(self.theta, log_in, log_out, self.norm(), imbalance)
+        """The norm and the largest imbalance at theta; what is stale is computed."""
+        return Point(self.theta, self.norm(), imbalance(self.largest_log_ratio()))
 
     def move(self, theta: Tensor) -> None:
         """Go to a theta that has nothing in common with the present one."""
@@ -165,27 +177,37 @@ class Sums:
         """Move the live units of some groups."""
         self.theta = self.theta.clone()
         for group, step in steps.items():
-            self.theta[self.orbit.slots[group]] += torch.where(self.live[group], step, 0.0)
+            step = step if self.all_live[group] else torch.where(self.live[group], step, 0.0)
+            self.theta[self.orbit.slots[group]] += step
             self._version[group] += 1
 
     def shift(self, steps: Mapping[str, float]) -> None:
         """Move all live units of a group alike, for some groups."""
         before = {
-            link: (link.row.key == self._row_key(link), link.col.key == self._col_key(link))
+            link: [
+                cached.key == key
+                for cached, key in (
+                    (link.row, self._row_key(link)),
+                    (link.col, self._col_key(link)),
+                    (link.sum, (self._row_key(link), self._col_key(link))),
+                )
+            ]
             for link in self.links
         }
         self.add({group: self.theta.new_tensor(step) for group, step in steps.items()})
-        for link, (row_fresh, col_fresh) in before.items():
+        for link, (row_fresh, col_fresh, sum_fresh) in before.items():
             up, down = (steps.get(end or "", 0.0) for end in (link.target, link.source))
             if row_fresh:
                 value, version = link.row.value - self.p * down, link.row.version + bool(down)
                 link.row = _Cached(self._row_key(link), value, version)
             # the rows of a layer that reads one set of units all change alike
-            if row_fresh and col_fresh and len(self.by_layer[link.layer]) == 1:
+            alike = row_fresh and len(self.by_layer[link.layer]) == 1
+            if col_fresh and (alike or self.p == self.q):
                 value = link.col.value + self.q * up - (self.q - self.p) * down
                 link.col = _Cached(self._col_key(link), value)
-            elif col_fresh and self.p == self.q:
-                link.col = _Cached(self._col_key(link), link.col.value + self.p * up)
+            if sum_fresh and (alike or self.p == self.q):
+                value = link.sum.value + self.q * (up - down)
+                link.sum = _Cached((self._row_key(link), self._col_key(link)), value)
 
     # --- what is kept ---
 
@@ -193,7 +215,8 @@ class Sums:
         """log sum_j |W_ij|^p / a_j^p over the columns of the link."""
         key = self._row_key(link)
         if link.row.key != key:
-            log_x = -self.p * self._at_columns(link)
+            moved = link.source is not None and key != 0
+            log_x = -self.p * self._at_columns(link) if moved else None
             sums = self._touch(link, log_x, of_rows=True)
             link.row = _Cached(key, sums, link.row.version + 1)
         return link.row.value
@@ -204,7 +227,8 @@ class Sums:
         key = self._col_key(link)
         if link.col.key != key:
             if rows is None:
-                log_y = self.p * self._at_rows(link)
+                moved = link.target is not None and key != 0
+                log_y = self.p * self._at_rows(link) if moved else None
             else:
                 total = self.totals(link.layer)[link.part.rows]
                 log_y = torch.where(rows == -math.inf, rows, total - rows)
@@ -241,11 +265,11 @@ class Sums:
             return version
         return version, *(other.row.version for other in self.by_layer[link.layer])
 
-    def _touch(self, link: Link, log_x: Tensor, *, of_rows: bool) -> Tensor:
+    def _touch(self, link: Link, log_x: Tensor | None, *, of_rows: bool) -> Tensor:
         inside, wanted = (link.columns, link.rows) if of_rows else (link.rows, link.columns)
         empty = None
         if inside is not None:
-            log_x = log_x + inside
+            log_x = inside if log_x is None else log_x + inside
             empty = ~link.part.carries(inside == 0, to_rows=of_rows)
         sums = link.part.sums(log_x, of_rows=of_rows, empty=empty)
         return sums if wanted is None else sums + wanted

@@ -23,12 +23,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from balancing._exponentials import least_sum
 from balancing._newton import newton_direction
-from balancing._orbit import Orbit, Point
+from balancing._orbit import Orbit, Point, imbalance
 from balancing._sums import Link, Sums
 
 __all__ = ["two_level"]
@@ -62,10 +64,12 @@ class _TwoLevel:
         self.colours = _colours(blocks, self.sums)
         light = _light(blocks, self.sums)
         self.light_colours = [[b for b in colour if b in light] for colour in self.colours]
+        self.coarse_links, self.coarse_exponents = _coarse_problem(self.sums)
         self.history = _History()
         self.start = orbit.start  # where the next sweep begins
         self.careful = self.extrapolates = self.stalled = False
         self.met: list[float] = []  # largest log (in / out) that each sweep has met
+        self.by_newton: list[float] = []  # imbalance after each Newton step
 
     def advance(self, point: Point) -> Point:
         """The next point; its norm is not higher."""
@@ -88,7 +92,7 @@ class _TwoLevel:
         self.extrapolates |= new.max_imbalance > _SLOW * point.max_imbalance
         if self.extrapolates:
             self.start = self.history.next(self.start, new.theta)
-        if len(new.log_in):  # all sums there are known, which is worth more than to extrapolate
+        if self.known:  # all sums there are, which is worth more than to extrapolate
             self.start = new.theta
         return new
 
@@ -99,14 +103,14 @@ class _TwoLevel:
 
     def swept(self, theta: Tensor) -> Point:
         """The point after a sweep from theta, with coarse steps."""
-        sums, tol = self.sums, self.tol
+        sums, tol, self.known = self.sums, self.tol, True
         sums.move(theta)
         for colour in self.light_colours * _LIGHT_SWEEPS:
             sums.add(self.update(colour)[1])
         met = 0.0
         for colour in self.colours:
             log_ratio, steps = self.update(colour)
-            if colour is self.colours[-1] and _imbalance(log_ratio) <= tol:
+            if colour is self.colours[-1] and imbalance(log_ratio) <= tol:
                 point = sums.point()
                 if point.max_imbalance <= tol:
                     return point
@@ -118,9 +122,9 @@ class _TwoLevel:
         # what to expect now, if this sweep has gained as much as the one before
         expected = met * min(1.0, met / self.met[-1]) if self.met else 0.0
         self.met.append(met)
-        if self.extrapolates and _imbalance(expected) > tol:
-            unknown = sums.theta[:0]
-            return Point(sums.theta, unknown, unknown, sums.norm(), _imbalance(met))
+        if self.extrapolates and imbalance(expected) > tol:
+            self.known = False
+            return Point(sums.theta, sums.norm(), imbalance(met))
         return sums.point()
 
     def update(self, colour: list[_Block]) -> tuple[float, dict[str, Tensor]]:
@@ -138,22 +142,22 @@ class _TwoLevel:
         For p != q, and layers that read several groups, that of an approximation, in which the
         shares of all columns vary by themselves.
         """
-        sums = self.sums
-        number = {group: i for i, group in enumerate(sums.groups)}
-        links = [link for link in sums.links if link.target != link.source]
-        if not links:
-            return
-        exponents = torch.zeros(len(links), len(number), dtype=torch.float64)
-        for row, link in enumerate(links):
-            for end, exponent in ((link.target, sums.q), (link.source, -sums.q)):
-                if end is not None:
-                    exponents[row, number[end]] = exponent
-        log_sums = torch.stack([sums.log_sum(link) for link in links]).cpu()
-        steps = least_sum(log_sums[:, None], exponents)[:, 0]
-        sums.shift(dict(zip(sums.groups, steps.tolist(), strict=True)))
+        if self.coarse_links:
+            log_sums = torch.stack([self.sums.log_sum(link) for link in self.coarse_links])
+            steps = least_sum(log_sums.numpy(force=True)[:, None], self.coarse_exponents)[:, 0]
+            self.sums.shift(dict(zip(self.sums.groups, steps.tolist(), strict=True)))
 
     def newton(self, point: Point) -> Point | None:
-        """The point after a Newton step, halved as long as the norm rises; None for none."""
+        """The point after a Newton step, halved as long as the norm rises; None for none.
+
+        Where shares are lost in the rounding of the norm, steps are judged by nothing: if they
+        bring no balance, sweeps take their turn.
+        """
+        recent = [*self.by_newton[-_STALL:], point.max_imbalance]
+        if len(recent) > _STALL and recent[-1] > recent[0] / 2:
+            self.stalled, self.met, self.by_newton = False, [], []
+            return None
+        self.by_newton, self.known = recent, True
         step = newton_direction(self.orbit, point.theta, self.tol)
         for halvings in range(_HALVINGS if step is not None else 0):
             self.sums.move(point.theta + step / 2**halvings)
@@ -164,11 +168,11 @@ class _TwoLevel:
 
     def multiplicative(self, theta: Tensor) -> Point:
         """The point after a step of Algorithm 1."""
-        self.sums.move(theta)
-        point = self.sums.point()
-        step = (point.log_out - point.log_in) / (4 * max(self.sums.p, self.sums.q))
-        self.sums.move(theta + torch.where(self.orbit.live, step, 0.0))
-        return self.sums.point()
+        sums, self.known = self.sums, True
+        sums.move(theta)
+        exponent = 1 / (4 * max(sums.p, sums.q))
+        sums.add({g: (sums.log_out(g) - sums.log_in(g)) * exponent for g in sums.groups})
+        return sums.point()
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,13 +201,12 @@ class _Block:
             # units that a weight joins need Algorithm 1's bound
             exponent = 4 * max(p, q) if self.loops else q + m
             steps = (log_out - log_in) / exponent
-            met = float((log_in - log_out)[sums.live[group]].abs().max())
-            return met, {group: steps}
+            return sums.farthest(group, log_in - log_out), {group: steps}
         inner = frozenset((*self.diagonals, *self.loops, *self.fixed))
-        eye = torch.eye(len(self.groups), dtype=torch.float64, device=sums.theta.device)
+        eye = np.eye(len(self.groups))
         slopes, exponents = [], []
 
-        def add(log_slope: Tensor, exponent: Tensor) -> None:
+        def add(log_slope: Tensor, exponent: NDArray[np.float64]) -> None:
             slopes.append(log_slope)
             exponents.append(exponent)
 
@@ -217,23 +220,31 @@ class _Block:
         for link in self.diagonals:
             t, s = (self.groups.index(end or "") for end in (link.target, link.source))
             add(sums.log_by_row(link), q * (eye[t] - eye[s]))
-        log_slopes, signs = torch.stack(slopes), torch.stack(exponents)
+        log_slopes, signs = torch.stack(slopes), np.stack(exponents)
         met = 0.0
         for i, group in enumerate(self.groups):
             into, out = log_slopes[signs[:, i] > 0], log_slopes[signs[:, i] < 0]
             log_ratio = torch.logsumexp(into, 0) - torch.logsumexp(out, 0)
-            met = max(met, float(log_ratio[sums.live[group]].abs().max()))
-        moves = least_sum(log_slopes, signs)
+            met = max(met, sums.farthest(group, log_ratio))
+        moves = torch.from_numpy(least_sum(log_slopes.numpy(force=True), signs)).to(log_slopes)
         return met, dict(zip(self.groups, moves, strict=True))
+
+
+def _coarse_problem(sums: Sums) -> tuple[list[Link], NDArray[np.float64]]:
+    """The links whose sums a factor for each group changes, and how: shape (links, groups)."""
+    number = {group: i for i, group in enumerate(sums.groups)}
+    links = [link for link in sums.links if link.target != link.source]
+    exponents = np.zeros((len(links), len(number)))
+    for row, link in enumerate(links):
+        for end, exponent in ((link.target, sums.q), (link.source, -sums.q)):
+            if end is not None:
+                exponents[row, number[end]] = exponent
+    return links, exponents
 
 
 def _limit(point: Point, q: float) -> float:
     """What rounding may make of the norm; its power, F, is kept as a logarithm."""
     return point.norm * (1 + _ROUNDING * (1 + abs(q * math.log(point.norm)) / 10))
-
-
-def _imbalance(log_ratio: float) -> float:
-    return math.tanh(log_ratio / 2)
 
 
 def _blocks(sums: Sums) -> list[_Block]:

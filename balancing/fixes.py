@@ -195,22 +195,76 @@ def balance(
     if exact:
         check_dtypes(graph)
     chosen = "two-level" if method == "auto" else method
-    orbit = Orbit(graph, p, q)
-    norms = []
     with tqdm(total=max_iter, desc="balance", disable=not progress, mininterval=0.5) as bar:
-        for iteration, point in enumerate(_METHODS[chosen](orbit, tol)):
-            norms.append(point.norm)
+
+        def report(iteration: int, point: Point) -> None:
             if callback is not None:
                 callback(iteration, point.norm, point.max_imbalance)
-            bar.set_postfix(imbalance=f"{point.max_imbalance:.1e}", refresh=False)
-            bar.update(iteration - bar.n)
-            converged = point.max_imbalance <= tol
-            if converged or iteration == max_iter:
-                break
+            if progress:
+                bar.set_postfix(imbalance=f"{point.max_imbalance:.1e}", refresh=False)
+                bar.update(iteration - bar.n)
+
+        found = _solve(Orbit(graph, p, q), _METHODS[chosen], tol, max_iter, exact, report)
+    if not found.converged:
+        warnings.warn(
+            f"balance() stopped after {max_iter} iterations (max_iter) at a relative imbalance "
+            f"of {found.max_imbalance:.2g}, above tol = {tol:g}",
+            stacklevel=3,  # the caller's line; torch.no_grad lies in between
+        )
+    new = rescaled(graph, found.factors, found.memory)
+    if exact:
+        check_restorable(graph, new)
+    names = [name for edge in graph.edges for name in (edge.weight, edge.bias) if name]
+    before = {name: _Kept(graph.model.get_parameter(name), inplace) for name in names}
+    return BalanceResult(
+        model=write(graph, new, inplace=inplace),
+        factors=found.factors,
+        norms=torch.tensor(found.norms, dtype=torch.float64),
+        iterations=len(found.norms) - 1,
+        passes=found.passes,
+        converged=found.converged,
+        max_imbalance=found.max_imbalance,
+        skipped={group: units for group, units in found.dead.items() if len(units)},
+        method=chosen,
+        _before=before,
+    )
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """What is left of an orbit.
+
+    Attributes:
+        memory: what |W|^p was in, free now for the new weights: parameter name -> tensor.
+    """
+
+    factors: dict[str, Tensor]
+    dead: dict[str, Tensor]
+    norms: list[float]
+    passes: float
+    converged: bool
+    max_imbalance: float
+    memory: dict[str, Tensor]
+
+
+def _solve(
+    orbit: Orbit,
+    method: Callable[[Orbit, float], Iterator[Point]],
+    tol: float,
+    max_iter: int,
+    exact: bool,
+    report: Callable[[int, Point], None],
+) -> _Solution:
+    norms = []
+    for iteration, point in enumerate(method(orbit, tol)):
+        norms.append(point.norm)
+        report(iteration, point)
+        converged = point.max_imbalance <= tol
+        if converged or iteration == max_iter:
+            break
     if not converged:  # the imbalance may be that of the point before
         point = orbit.at(point.theta)
         converged = point.max_imbalance <= tol
-
     factors = {group: point.theta[units].exp() for group, units in orbit.slots.items()}
     for group, values in factors.items():
         if not bool((torch.isfinite(values) & (values > 0)).all()):
@@ -218,33 +272,13 @@ def balance(
                 f"the factors that balance group '{group}' leave the range of float64; "
                 "bring its layers to comparable scales first"
             )
-    dead = {group: (~orbit.live[units]).nonzero()[:, 0] for group, units in orbit.slots.items()}
-    if not converged:
-        warnings.warn(
-            f"balance() stopped after {iteration} iterations (max_iter) at a relative imbalance "
-            f"of {point.max_imbalance:.2g}, above tol = {tol:g}",
-            stacklevel=3,  # the caller's line; torch.no_grad lies in between
-        )
     if exact:
         point = nearest_powers(orbit, point.theta)
         norms.append(point.norm)
         factors = {group: powers_of_two(point.theta[units]) for group, units in orbit.slots.items()}
-    new = rescaled(graph, factors)
-    if exact:
-        check_restorable(graph, new)
-    names = [name for edge in graph.edges for name in (edge.weight, edge.bias) if name]
-    before = {name: _Kept(graph.model.get_parameter(name), inplace) for name in names}
-    return BalanceResult(
-        model=write(graph, new, inplace=inplace),
-        factors=factors,
-        norms=torch.tensor(norms, dtype=torch.float64),
-        iterations=len(norms) - 1,
-        passes=orbit.passes,
-        converged=converged,
-        max_imbalance=point.max_imbalance,
-        skipped={group: units for group, units in dead.items() if len(units)},
-        method=chosen,
-        _before=before,
+    dead = {group: (~orbit.live[units]).nonzero()[:, 0] for group, units in orbit.slots.items()}
+    return _Solution(
+        factors, dead, norms, orbit.passes, converged, point.max_imbalance, orbit.release()
     )
 
 

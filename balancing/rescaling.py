@@ -47,6 +47,7 @@ def rescale(
         UserWarning: an entry other than 0 becomes 0 in the dtype of its parameter (named).
     """
     graph = trace(model)
+    graph.check_finite()
     return write(graph, rescaled(graph, factors), inplace=inplace)
 
 
@@ -88,14 +89,23 @@ def _like(old: nn.Parameter, new: Tensor) -> nn.Parameter:
 
 
 def rescaled(
-    graph: RescalingGraph, factors: Mapping[str, Tensor | Sequence[float] | float]
+    graph: RescalingGraph,
+    factors: Mapping[str, Tensor | Sequence[float] | float],
+    memory: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """What :func:`rescale` would write: parameter name -> new values, in the parameter's dtype.
+
+    The weights of the graph must be finite.
+
+    Args:
+        graph: the graph.
+        factors: as in :func:`rescale`.
+        memory: parameter name -> float64 tensor with as many entries on the same device. It is
+            overwritten, and may be what is returned: fresh memory costs more than the arithmetic.
 
     Raises:
         ValueError: as :func:`rescale`.
     """
-    graph.check_finite()
     checked = {name: _factor(graph, name, value) for name, value in factors.items()}
     changed: dict[str, Tensor] = {}
     for edge in graph.edges:
@@ -103,13 +113,19 @@ def rescaled(
         if into is None and not any(source.group in checked for source in edge.sources):
             continue
         old = graph.model.get_parameter(edge.weight)
-        new = graph.weight(edge).double()
-        device = new.device
-        blocks = new.shape[0]
-        rows = new.new_ones(()) if into is None else into.to(device).view(blocks, -1, 1, 1)
-        columns = edge.columns(checked.get, new).view(blocks, 1, -1, 1)
-        new = edge.like_weight(_times_ratio(new, rows, columns)).reshape(old.shape)
-        changed[edge.weight] = new.to(old.dtype)
+        weight = graph.weight(edge)
+        device, blocks = weight.device, weight.shape[0]
+        like = torch.ones(1, dtype=torch.float64, device=device)
+        rows = like if into is None else into.to(device)
+        columns = edge.columns(checked.get, like)
+        space = None if memory is None else memory.get(edge.weight)
+        new = _times_ratio(
+            weight,
+            rows.view(-1, 1, 1, 1) if into is None else rows.view(blocks, -1, 1, 1),
+            columns.view(blocks, 1, -1, 1),
+            None if space is None else space.view(weight.shape),
+        )
+        changed[edge.weight] = edge.like_weight(new).reshape(old.shape).to(old.dtype)
         bias = graph.bias(edge)
         if edge.bias is not None and bias is not None and into is not None:
             changed[edge.bias] = (bias.double() * into.to(device)).to(bias.dtype)
@@ -119,12 +135,15 @@ def rescaled(
     return changed
 
 
-def _times_ratio(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """weight * rows / columns, in the range of float64 throughout if the result is."""
+def _times_ratio(weight: Tensor, rows: Tensor, columns: Tensor, out: Tensor | None) -> Tensor:
+    """weight * rows / columns in float64, in whose range it is throughout if the result is."""
     ends = torch.stack([*rows.aminmax(), *columns.aminmax()])
     if float(ends.min()) > 1 / _MODERATE and float(ends.max()) < _MODERATE:
-        ratio = rows / columns
-        return ratio.mul_(weight) if ratio.shape == weight.shape else ratio * weight
+        if out is None:
+            out = torch.empty(weight.shape, dtype=torch.float64, device=weight.device)
+        if torch.broadcast_shapes(rows.shape, columns.shape) == weight.shape:
+            return torch.div(rows, columns, out=out).mul_(weight)
+        return torch.mul(weight, rows / columns, out=out)
     (m, rows_exponent), (n, columns_exponent) = torch.frexp(rows), torch.frexp(columns)
     exponent = (rows_exponent - columns_exponent).double()
     half = (exponent / 2).floor()  # either half is a power of two that float64 has
