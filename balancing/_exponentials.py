@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 __all__ = ["least_sum"]
@@ -19,7 +20,8 @@ def least_sum(log_slopes: NDArray[np.float64], exponents: NDArray[np.float64]) -
     r"""Where :math:`\sum_n S_n e^{x_n \cdot c} / \|x_n\|_\infty` is least, for many S at once.
 
     Newton's method, from a start that is exact if all terms can be made equal, as for a chain.
-    In numpy, since the arrays are so small that most of the time goes into calls.
+    In numpy for the most part, since the arrays are so small that most of the time goes into
+    calls.
 
     Args:
         log_slopes: log S, shape (terms, problems); -inf for a term that a problem does not have.
@@ -63,10 +65,12 @@ def _newton_step(
     exponents: NDArray[np.float64], terms: NDArray[Any], right: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Solve with X^T diag(terms) X for each problem, kept off singularity."""
-    matrix = exponents.T @ (terms.T[:, :, None] * exponents)
-    diagonal = np.diagonal(matrix, axis1=1, axis2=2)
-    scale = 1 / np.sqrt(np.maximum(diagonal, np.finfo(np.float64).tiny))
+    # in torch, whose number of threads is the user's choice: numpy's may spin beside them
+    x, weights = torch.from_numpy(exponents), torch.from_numpy(terms.astype(np.float64))
+    matrix = x.T @ (weights.T[:, :, None] * x)
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    scale = diagonal.clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
     scaled = scale[:, :, None] * matrix * scale[:, None, :]
-    scaled += _RESOLUTION * np.eye(exponents.shape[1])
-    solution = np.linalg.solve(scaled, (scale * right.T)[:, :, None])[:, :, 0]
+    scaled.diagonal(dim1=1, dim2=2).add_(_RESOLUTION)
+    solution = torch.linalg.solve(scaled, scale * torch.from_numpy(right.T))
     return np.asarray((scale * solution).T)

@@ -38,7 +38,7 @@ __all__ = ["two_level"]
 _WINDOW = 5  # sweeps that are combined in an extrapolation
 _SLOW = 0.1  # extrapolate once a sweep leaves more than this of the imbalance
 _ROUNDING = 1e-14  # relative rise of the norm that rounding may cause
-_LIGHT, _LIGHT_SWEEPS = 0.1, 2  # share of the entries, and how much more often they are swept
+_LIGHT = 0.1  # share of the entries that are swept twice as often
 _PATIENCE = 30  # passes before a stall is looked for
 _STALL = 5  # sweeps that should leave at most a tenth of the imbalance
 _HALVINGS = 12
@@ -105,7 +105,7 @@ class _TwoLevel:
         """The point after a sweep from theta, with coarse steps."""
         sums, tol, self.known = self.sums, self.tol, True
         sums.move(theta)
-        for colour in self.light_colours * _LIGHT_SWEEPS:
+        for colour in self.light_colours:
             sums.add(self.update(colour)[1])
         met = 0.0
         for colour in self.colours:

@@ -427,6 +427,33 @@ def _equal(row: Any) -> str:
     return f"{row.times_equal:.3g}" if row.method != OURS else "-"
 
 
+SHOWN = (
+    "Saul 2023, 6 hidden layers",
+    "100 layers of 50 units",
+    "ResNet-18, folded",
+    "MobileNetV2, folded",
+)
+
+
+def readme(table: pd.DataFrame) -> str:
+    """The table of the README: seconds over those of balance(), and norm over its start."""
+    rows = table[(table["p"] == 2) & (table["q"] == 2) & table["network"].isin(SHOWN)]
+    rows = rows[~rows["method"].str.contains("tol")]
+    methods = list(rows["method"].unique())
+    lines = [f"| | {' | '.join(methods)} |", "|---|" + "---|" * len(methods)]
+    for network in SHOWN:
+        cells = {row.method: row for row in rows[rows["network"] == network].itertuples()}
+        lines.append(f"| {network} | {' | '.join(_cell(cells[m]) for m in methods)} |")
+    return "\n".join(lines)
+
+
+def _cell(row: Any) -> str:
+    if math.isnan(row.seconds):
+        return "–"
+    times = f"{row.seconds:.2g} s" if row.method == OURS else f"{row.times_ours:.2g}×"
+    return f"{'' if row.ended else '> '}{times} ({row.ratio:.3f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=Config.threads)
@@ -450,6 +477,7 @@ def main() -> None:
     _record(folder, NAME, table, config, ("python", "-m", "benchmarks.fix"))
     PARTIAL.unlink()
     print(report(table))
+    print(f"\n{readme(table)}")
 
 
 if __name__ == "__main__":
