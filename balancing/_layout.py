@@ -90,6 +90,8 @@ class Layout:
         if dim < 0 and self.is_last:
             return dim == -1
         if self.rank is None:
+            if dim not in (0, 1, -1):
+                raise Unsupported(f"dimension {dim} may be that of the units; {_PASS_EXAMPLE}")
             # features of unknown rank: the columns that the next layer reads tell if they are two
             return dim == 1
         return dim % self.rank == self.axis

@@ -748,6 +748,37 @@ def test_tokens_without_an_example_are_asked_for() -> None:
         trace(net)
 
 
+@pytest.mark.parametrize("take", [lambda h: h.chunk(2, 2), lambda h: h.split(4, dim=2)])
+def test_the_last_dimension_counted_from_the_front(take: Callable[[Tensor], Any]) -> None:
+    """Halves of the units change places: only an example tells that dimension 2 is the last."""
+
+    def forward(n: Net, x: Tensor) -> Tensor:
+        a, b = take(F.relu(n.first(x)))
+        return n.last(torch.cat([b, a], 2))
+
+    net = randomized(Net(forward, first=nn.Linear(6, 8), last=nn.Linear(8, 2)))
+    x = normal(3, 4, 6)
+    with pytest.raises(NotHomogeneousError, match="dimension 2 may be that of the units; pass ex"):
+        trace(net)
+    with pytest.raises(NotHomogeneousError, match="it takes the units of one group apart"):
+        trace(net, x)
+    for example in (None, x):
+        assert change(trace(net, example, on_unsupported="freeze"), x) == 0
+
+
+def test_features_are_concatenated_along_a_dimension_that_an_example_tells() -> None:
+    def forward(n: Net, x: Tensor) -> Tensor:
+        return n.last(F.relu(torch.cat([n.a(x), n.b(x)], 2)))
+
+    net = randomized(Net(forward, a=nn.Linear(3, 4), b=nn.Linear(3, 5), last=nn.Linear(9, 2)))
+    x = normal(2, 6, 3)
+    with pytest.raises(NotHomogeneousError, match="dimension 2 may be that of the units"):
+        trace(net)
+    graph = trace(net, x)
+    assert list(graph.hidden) == ["a", "b"]
+    assert change(graph, x) <= 1e-12
+
+
 def test_flattened_maps_of_different_sizes_are_told_apart_by_an_example() -> None:
     """3 channels of 4 positions and 2 of 9 have 30 columns: not 5 channels of 6."""
 
