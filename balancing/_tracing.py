@@ -55,6 +55,33 @@ _NUMBERS = {"size", "dim", "len"}  # of a tensor
 _ATTRIBUTES = {"shape", "ndim", "device", "dtype", "is_cuda", "requires_grad"}
 _CONSTANTS = {"zeroslike", "oneslike", "emptylike", "newzeros", "newones", "newempty", "newfull"}
 
+# The names by which an operation may get arguments besides its input. A call with any other name
+# may do more than is known here, as with out=.
+_ALIASES = {"dim": "axis", "keepdim": "keepdims"}
+_KEYWORDS: dict[str, str] = {
+    **dict.fromkeys(_LINEAR, "dtype device non_blocking copy memory_format"),
+    **dict.fromkeys(
+        _POSITIONS,
+        "kernel_size stride padding dilation ceil_mode return_indices count_include_pad "
+        "divisor_override output_size size scale_factor mode align_corners "
+        "recompute_scale_factor antialias",
+    ),
+    **dict.fromkeys(_REDUCTIONS, "dim axis keepdim keepdims dtype"),
+    **dict.fromkeys(_SUMS, "other alpha"),
+    **dict.fromkeys(_PRODUCTS, "other"),
+    **dict.fromkeys(_RESHAPES, "start_dim end_dim dim sizes shape size"),
+    **dict.fromkeys(("cat", "concat", "stack"), "tensors dim axis"),
+    "abs": "",
+    "relu": "inplace",
+    "leakyrelu": "negative_slope inplace",
+    "prelu": "weight",
+    "dropout": "p training inplace",
+    "permute": "dims",
+    "chunk": "chunks dim axis",
+    "split": "split_size split_size_or_sections dim axis",
+    "unbind": "dim axis",
+}
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CHANNEL_NORMS = (  # SyncBatchNorm among them; the gain belongs to dimension 1
@@ -246,10 +273,9 @@ class Builder(Groups):
             return None
         if family in _CONSTANTS:
             return None
-        if family in ("cat", "concat", "stack"):
-            return self.join(node, family)
-        if family in _SUMS:
-            return self.sum(node)
+        if family in ("cat", "concat", "stack", *_SUMS):
+            self.check_arguments(node, family)
+            return self.sum(node) if family in _SUMS else self.join(node, family)
         if module is not None and _is_torch_module(module):
             if isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)):
                 return self.layer(node, module)
@@ -262,8 +288,12 @@ class Builder(Groups):
         if family in _PRODUCTS:
             why = "only products with numbers are known to let a factor pass"
         streams = [self.streams[n] for n in node.all_input_nodes if n in self.streams]
-        if len(streams) != 1 and family != "prelu":  # F.prelu also reads its slopes
+        if family == "prelu":
+            streams = self.without_slopes(node)
+        if len(streams) != 1:
             raise Unsupported(why)
+        if family in _KEYWORDS:
+            self.check_arguments(node, family)
         stream = streams[0]
         if stream.is_tuple:
             if family == "getitem" and isinstance(node.args[1], int):
@@ -283,6 +313,25 @@ class Builder(Groups):
             raise Unsupported(why)
         return found
 
+    @staticmethod
+    def check_arguments(node: fx.Node, family: str) -> None:
+        """Refuse arguments that are not known, and whole numbers as results."""
+        for name in node.kwargs.keys() - {"input", *_KEYWORDS[family].split()}:
+            raise Unsupported(f"with the argument '{name}' it is not known to let a factor pass")
+        dtypes = [a for a in _flat([*node.args, *node.kwargs.values()]) if type(a) is torch.dtype]
+        if any(not dtype.is_floating_point for dtype in dtypes):
+            raise Unsupported("it rounds to whole numbers")
+        if dtypes and family == "view":
+            raise Unsupported("it reads the bits of a number as another one")
+
+    def without_slopes(self, node: fx.Node) -> list[Stream]:
+        """What a parametric ReLU is applied to; where its slopes are units, they are frozen."""
+        slopes = self.streams.get(_argument(node, 1, "weight"))
+        if slopes is not None:
+            self.freeze(slopes, f"slopes of prelu at '{node.name}'")
+        read = _argument(node, 0, "input")
+        return [self.streams[read]] if read in self.streams else []
+
     def is_number(self, value: Any) -> bool:
         if isinstance(value, fx.Node):
             return value in self.numbers
@@ -295,8 +344,6 @@ class Builder(Groups):
     ) -> Stream:
         if getattr(module, "return_indices", False) or node.kwargs.get("return_indices"):
             raise Unsupported("it also returns indices")
-        if any(isinstance(a, torch.dtype) and not a.is_floating_point for a in _flat(node.args)):
-            raise Unsupported("it rounds to whole numbers")
         if family in _POSITIONS and not stream.is_opaque:
             layout, dims = stream.layout, re.search(r"([123])d$", kind)
             rank = layout.rank
@@ -404,9 +451,11 @@ class Builder(Groups):
     def sum(self, node: fx.Node) -> Stream:
         """A sum: its summands need the same factors."""
         streams = [self.streams[n] for n in node.all_input_nodes if n in self.streams]
+        if any(stream.is_tuple for stream in streams):
+            raise Unsupported("it reads several tensors as one")
         others = [
             a
-            for a in (*node.args[:2], node.kwargs.get("other"))
+            for a in (*node.args[:2], node.kwargs.get("input"), node.kwargs.get("other"))
             if a is not None and a not in self.streams and a != 0
         ]
         for other in others:
@@ -604,7 +653,7 @@ class Builder(Groups):
     def feedforward(self, name: str, module: Any) -> None:
         """The hidden units of a transformer layer, between its two linear layers."""
         activation = module.activation
-        if activation is not nn.functional.relu and not isinstance(activation, nn.ReLU):
+        if activation is not nn.functional.relu and type(activation) is not nn.ReLU:
             return
         first, second = module.linear1, module.linear2
         for layer in (first, second):
@@ -700,8 +749,10 @@ def _name_of(target: Any) -> str:
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    """An argument of a call, by position or by name."""
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+    """An argument of a call, by position or by one of its names."""
+    if len(node.args) > position:
+        return node.args[position]
+    return node.kwargs.get(name, node.kwargs.get(_ALIASES.get(name, name), default))
 
 
 def _flat(arguments: Sequence[Any]) -> list[Any]:

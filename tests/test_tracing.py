@@ -381,6 +381,17 @@ def test_torchs_transformer_layers(activation: str, norm_first: bool) -> None:
         assert change(graph, normal(2, 5, 3)) <= 1e-12
 
 
+def test_transformer_layer_with_a_relative_of_relu() -> None:
+    class Squared(nn.ReLU):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) ** 2
+
+    layer = nn.TransformerEncoderLayer(4, 2, 6, 0.0, Squared(), batch_first=True)
+    graph = trace(randomized(nn.Sequential(layer, nn.Linear(4, 2))))
+    assert not graph.hidden
+    assert change(graph, normal(2, 5, 4)) == 0
+
+
 def test_torchs_transformer_encoder() -> None:
     layer = nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True)
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
@@ -598,6 +609,14 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
         lambda n, h: torch.cat([n.token.expand(h.size(0), -1, -1), h], 1),
         "concatenated with 'token', a parameter",
     ),
+    "constant by name": (
+        lambda n, h: torch.add(input=torch.ones_like(h), other=h),
+        "added to 'ones_like', a constant",
+    ),
+    "slopes": (
+        lambda n, h: F.prelu(weight=h.mean((0, 1)), input=n.x.mT).mT,
+        "slopes of prelu at 'prelu'",
+    ),
     "input": (lambda n, h: h + n.x, "added to 'input', network input"),
 }
 
@@ -647,6 +666,12 @@ KEPT: dict[str, Callable[[Tensor], Tensor]] = {
     "last tokens": lambda h: h[..., 1:, :],
     "new dimension": lambda h: h[:, None, :, :].mean((1, 2)),
     "mean over tokens": lambda h: h.mean(dim=1, keepdim=True),
+    "mean over an axis": lambda h: h.mean(axis=1, keepdims=True),
+    "halves along an axis": lambda h: torch.cat(
+        [(parts := torch.chunk(h, 2, axis=1))[1], parts[0]], axis=1
+    ),
+    "unbound along an axis": lambda h: torch.unbind(h, axis=1)[0],
+    "stacked along an axis": lambda h: torch.stack([h, h.relu()], axis=1).amax(axis=1),
     "sum over tokens": lambda h: h.sum(1),
     "samples": lambda h: torch.cat([h, h.relu()], 0),
     "pooled": lambda h: F.max_pool1d(h.transpose(1, 2), 2).transpose(1, 2),
@@ -823,20 +848,83 @@ def test_units_are_not_concatenated_with_positions() -> None:
         trace(net, torch.zeros(2, 3, 4, 4))
 
 
-def test_rounding_to_whole_numbers_is_refused() -> None:
-    net = Net(
-        lambda n, x: n.last(n.first(x).to(torch.long).float()),
-        first=nn.Linear(3, 4),
-        last=nn.Linear(4, 2),
-    )
-    with pytest.raises(NotHomogeneousError, match="it rounds to whole numbers"):
-        trace(net)
+ROUNDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "to": lambda h: h.to(torch.long),
+    "to by name": lambda h: h.to(dtype=torch.int64),
+    "sum": lambda h: h.sum(1, dtype=torch.int32),
+    "view": lambda h: h.view(torch.int64),
+}
 
 
-def test_slopes_given_to_a_function() -> None:
+@pytest.mark.parametrize("name", ROUNDED)
+def test_rounding_to_whole_numbers_is_refused(name: str) -> None:
     net = randomized(
         Net(
-            lambda n, x: n.last(F.prelu(n.first(x), n.slopes)),
+            lambda n, x: n.last(ROUNDED[name](n.first(x)).double()),
+            first=nn.Linear(3, 4),
+            last=nn.Linear(4, 2),
+        )
+    ).requires_grad_(False)  # whole numbers have no gradient
+    x = normal(2, 6, 3)
+    for example in (None, x):
+        if name != "sum" or example is not None:
+            with pytest.raises(NotHomogeneousError, match="it rounds to whole numbers"):
+                trace(net, example)
+        graph = trace(net, example, on_unsupported="freeze")
+        assert change(graph, x) == 0
+
+
+REFUSED: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
+    "a result by argument": (
+        lambda n, h: (torch.add(h, h.relu(), out=(z := torch.zeros_like(h))), z)[1],
+        "add at 'add': with the argument 'out' it is not known",
+    ),
+    "a modulus by argument": (
+        lambda n, h: (torch.abs(h, out=(z := torch.zeros_like(h))), z)[1],
+        "abs at 'abs_1': with the argument 'out' it is not known",
+    ),
+    "a concatenation by argument": (
+        lambda n, h: (torch.cat([h, h.relu()], -1, out=(z := h.new_empty(2, 6, 8))), z)[1],
+        "cat at 'cat': with the argument 'out' it is not known",
+    ),
+    "bits": (lambda n, h: h.view(torch.float32).double(), "it reads the bits of a number as"),
+    "units apart along an axis": (
+        lambda n, h: torch.cat([(p := torch.chunk(h, 2, axis=-1))[1], p[0]], axis=-1),
+        "it takes the units of one group apart",
+    ),
+    "two tuples": (
+        lambda n, h: (parts := h.chunk(2, 1) + h.relu().chunk(2, 1))[1] + parts[2],
+        "it reads several tensors as one",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_calls_that_are_refused(name: str) -> None:
+    net = randomized(
+        Net(
+            lambda n, x: n.last(REFUSED[name][0](n, n.first(x))),
+            first=nn.Linear(3, 4),
+            last=nn.Linear({"bits": 8, "a concatenation by argument": 8}.get(name, 4), 2),
+        )
+    ).requires_grad_(False)  # torch writes to out= only where no gradient is wanted
+    x = normal(2, 6, 3)
+    with pytest.raises(NotHomogeneousError, match=REFUSED[name][1]):
+        trace(net, x)
+    for example in (None, x):
+        graph = trace(net, example, on_unsupported="freeze")
+        assert change(graph, x) == 0
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_slopes_given_to_a_function(named: bool) -> None:
+    def forward(n: Net, x: Tensor) -> Tensor:
+        h = n.first(x)
+        return n.last(F.prelu(weight=n.slopes, input=h) if named else F.prelu(h, n.slopes))
+
+    net = randomized(
+        Net(
+            forward,
             first=nn.Linear(3, 4),
             slopes=nn.Parameter(torch.rand(4, generator=generator(3))),
             last=nn.Linear(4, 2),
