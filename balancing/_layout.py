@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["Layout", "Unsupported"]
+__all__ = ["PASS_EXAMPLE", "Layout", "Unsupported"]
 
-_PASS_EXAMPLE = "pass example_input to trace()"
+PASS_EXAMPLE = "pass example_input to trace()"
 
 
 class Unsupported(Exception):  # noqa: N818  (becomes an error or a boundary)
@@ -46,7 +46,7 @@ class Layout:
     def known(self) -> tuple[int, int]:
         """Axis and rank, where both are known."""
         if self.axis is None or self.rank is None:
-            raise Unsupported(f"the number of dimensions is not known here; {_PASS_EXAMPLE}")
+            raise Unsupported(f"the number of dimensions is not known here; {PASS_EXAMPLE}")
         return self.axis, self.rank
 
     def broadcast(self, other: Layout) -> Layout | None:
@@ -91,7 +91,7 @@ class Layout:
             return dim == -1
         if self.rank is None:
             if dim not in (0, 1, -1):
-                raise Unsupported(f"dimension {dim} may be that of the units; {_PASS_EXAMPLE}")
+                raise Unsupported(f"dimension {dim} may be that of the units; {PASS_EXAMPLE}")
             # features of unknown rank: the columns that the next layer reads tell if they are two
             return dim == 1
         return dim % self.rank == self.axis
@@ -130,7 +130,7 @@ class Layout:
             if (start, end) != (1, -1):
                 raise Unsupported(
                     "only a flatten of all dimensions from 1 on keeps units apart for certain; "
-                    + _PASS_EXAMPLE
+                    + PASS_EXAMPLE
                 )
             # of features with more than two dimensions the next layer's columns will not fit
             return Layout(1, 2), self.axis is None

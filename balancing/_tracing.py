@@ -24,7 +24,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.parameter import is_lazy
 
 from balancing._groups import ANYWHERE, Groups, Segment, Stream, misfit
-from balancing._layout import Layout, Unsupported
+from balancing._layout import PASS_EXAMPLE, Layout, Unsupported
 from balancing.graph import Edge, Group, NotHomogeneousError, RescalingGraph, Source
 
 __all__ = ["Builder"]
@@ -388,7 +388,8 @@ class Builder(Groups):
         if str(node.target).endswith("_"):
             raise Unsupported("it changes dimensions in place")
         if stream.is_opaque:
-            return replace(stream, layout=ANYWHERE)
+            flat = family in _RESHAPES and self.flattens(node, family, module) == (1, -1)
+            return replace(stream, layout=Layout(None, 2) if flat else ANYWHERE)
         layout, dims = stream.layout, _flat(node.args[1:])
         if family in _RESHAPES:
             return self.reshape(node, family, stream, module)
@@ -427,24 +428,23 @@ class Builder(Groups):
                 replace(s, repeat=s.repeat and s.repeat * positions) for s in stream.segments
             )
             return Stream(segments, layout)
+        dims = self.flattens(node, family, module)
+        if dims is None:
+            raise Unsupported(f"what becomes of the units cannot be told; {PASS_EXAMPLE}")
+        layout, merged = stream.layout.flattened(*dims)
+        unknown = tuple(replace(s, repeat=None, flattened=node.name) for s in stream.segments)
+        return Stream(unknown if merged else stream.segments, layout)
+
+    @staticmethod
+    def flattens(node: fx.Node, family: str, module: nn.Module | None) -> tuple[int, int] | None:
+        """The first and the last dimension that a reshape makes one; None if it cannot be told."""
         if family == "flatten":
             start = getattr(module, "start_dim", None) or _argument(node, 1, "start_dim", 0)
             end = getattr(module, "end_dim", None) or _argument(node, 2, "end_dim", -1)
-        else:
-            shape = _flat(node.args[1:])
-            if family not in ("view", "reshape") or len(shape) != 2:
-                raise Unsupported(
-                    "what becomes of the units cannot be told without sizes; pass example_input "
-                    "to trace()"
-                )
-            if not _is_batch(shape[0]):
-                raise Unsupported(
-                    "the first dimension may not be the batch; pass example_input to trace()"
-                )
-            start, end = 1, -1
-        layout, merged = stream.layout.flattened(start, end)
-        unknown = tuple(replace(s, repeat=None, flattened=node.name) for s in stream.segments)
-        return Stream(unknown if merged else stream.segments, layout)
+            return start, end
+        shape = _flat(node.args[1:])
+        of_batch = family in ("view", "reshape") and len(shape) == 2 and _is_batch(shape[0])
+        return (1, -1) if of_batch else None
 
     # --- sums and concatenations -----------------------------------------------------------------
 
@@ -643,12 +643,12 @@ class Builder(Groups):
         if layout.rank is not None:
             return Layout(1, layout.rank)
         if layout.axis is None:
-            return layout
+            raise Unsupported(f"its input may have positions; {PASS_EXAMPLE}")
         # of features: if there were a dimension of tokens before them, it would be normalized
         units = sum((s.size or 0) * (s.repeat or 1) for s in stream.segments)
         if units == size:
             return Layout(1, 2)
-        raise Unsupported("it normalizes tokens, not units; pass example_input to trace()")
+        raise Unsupported(f"it normalizes tokens, not units; {PASS_EXAMPLE}")
 
     def feedforward(self, name: str, module: Any) -> None:
         """The hidden units of a transformer layer, between its two linear layers."""
@@ -732,7 +732,10 @@ class Builder(Groups):
             if f"{where}.{name}" not in self.feeding:  # if it is an edge's, too, by another call
                 uses = self.elsewhere.setdefault(_place(parameter), set())
                 uses.add(f"used by {kind} at '{where}', a boundary")
-        return self.opaque(where, f"computed by {kind}", incidental=not lost and not expected)
+        reason = f"computed by {kind}"
+        if expected and PASS_EXAMPLE in why:  # its gains are lost, and need not be
+            reason = f"{reason}; {why}"
+        return self.opaque(where, reason, incidental=not lost and not expected)
 
     def freeze_link(self, link: _Link, reason: str) -> None:
         self.freeze(Stream((Segment(link.target, None), *link.segments)), reason)

@@ -282,7 +282,8 @@ def trace(
             and nothing is computed. Needed only where dimensions or sizes cannot be told otherwise:
             ``view(-1, n)``, tokens behind a linear layer, flattened maps that are concatenated.
             Without it a BatchNorm1d or GroupNorm behind a linear layer of as many features is taken
-            to read (batch, features).
+            to read (batch, features), and one whose input may have any dimensions, as that of the
+            network, has gains that stay as they are.
         on_unsupported: what to do about an operation through which no factor can pass.
             ``"raise"`` an error, or ``"freeze"``: treat it as a boundary, so that the units
             before and behind it keep factor 1; the graph says why when it is printed.

@@ -304,6 +304,54 @@ def test_batch_norm_over_tokens_has_units_of_its_own() -> None:
     assert change(graph, normal(5, 6, 3)) == 0
 
 
+AT_THE_INPUT: dict[str, Callable[[Net, Tensor], Tensor]] = {
+    "read by a layer": lambda n, x: n.first(n.norm(x)),
+    "added to a layer": lambda n, x: n.norm(x) + n.first(x),
+    "behind a boundary": lambda n, x: n.norm(n.first(x).tanh()),
+}
+
+
+@pytest.mark.parametrize("name", AT_THE_INPUT)
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.GroupNorm(2, 4)])
+def test_a_normalization_of_what_may_have_positions(name: str, norm: nn.Module) -> None:
+    """As many positions as features: the gain of a position is none of the features'."""
+    net = randomized(
+        Net(
+            lambda n, x: n.last(F.relu(n.second(AT_THE_INPUT[name](n, x)))),
+            norm=copy.deepcopy(norm),
+            first=nn.Linear(4, 4),
+            second=nn.Linear(4, 5),
+            last=nn.Linear(5, 2),
+        )
+    )
+    graph = trace(net, on_unsupported="freeze")
+    assert list(graph.hidden)[-1] == "second"
+    assert graph.groups["norm"].frozen == (
+        f"computed by {type(norm).__name__}; its input may have positions; pass example_input to "
+        "trace()"
+    )
+    for x in (normal(3, 4, 4), normal(7, 4)):
+        assert change(graph, x) <= 1e-12
+        assert change(trace(net, x, on_unsupported="freeze"), x) <= 1e-12
+    assert "norm" in trace(net, normal(7, 4), on_unsupported="freeze").hidden
+
+
+@pytest.mark.parametrize("flat", [nn.Flatten(), lambda x: x.view(x.size(0), -1)])
+def test_flat_inputs_have_no_positions(flat: Callable[[Tensor], Tensor]) -> None:
+    net = randomized(
+        Net(
+            lambda n, x: n.last(F.relu(n.first(n.norm(n.flat(x))))),
+            flat=flat,
+            norm=nn.BatchNorm1d(6),
+            first=nn.Linear(6, 4),
+            last=nn.Linear(4, 2),
+        )
+    )
+    graph = trace(net)
+    assert list(graph.hidden) == ["norm", "first"]
+    assert change(graph, normal(9, 2, 3)) <= 1e-12
+
+
 def test_batch_norm_used_twice_is_one_edge() -> None:
     net = randomized(
         Net(
