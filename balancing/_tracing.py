@@ -11,20 +11,17 @@ from __future__ import annotations
 import functools
 import operator
 import re
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.parameter import is_lazy
 
 from balancing._groups import ANYWHERE, Groups, Segment, Stream, misfit
 from balancing._layout import PASS_EXAMPLE, Layout, Unsupported
+from balancing._symbolic import recordings
 from balancing.graph import Edge, Group, NotHomogeneousError, RescalingGraph, Source
 
 __all__ = ["Builder"]
@@ -140,6 +137,7 @@ class Builder(Groups):
         self.accounted: dict[str, set[str]] = {}  # parameter of an edge -> its names in such edges
         self.elsewhere: dict[int, set[str]] = {}  # place of a parameter -> boundaries that use it
         self.feeding: set[str] = set()  # parameters inside of boundaries that edges have
+        self.inputs: dict[Any, Stream] = {}  # of the network, by name
         self.streams: dict[fx.Node, Stream] = {}  # nodes that carry no units are not in it
         self.numbers: set[fx.Node] = set()  # nodes that are numbers, as a size
         self.shapes: dict[fx.Node, torch.Size] = {}  # from the example
@@ -148,40 +146,38 @@ class Builder(Groups):
     def build(self) -> RescalingGraph:
         name = type(self.model).__name__
         if _is_torch_module(self.model) and not list(self.model.children()):
-            raise NotHomogeneousError(name, "tracing", "a single layer has no hidden units")
-        try:
-            traced = fx.symbolic_trace(self.model)
-        except Exception as error:  # whatever the network's own code makes of a symbolic tensor
-            raise NotHomogeneousError(name, "tracing", _why_not_traced(error)) from error
-        if self.example_input is not None:
-            self.find_shapes(traced)
-        for node in traced.graph.nodes:
-            self.visit(node)
-        self.check_shared(traced.graph)
+            empty = not list(self.model.parameters())
+            what = "a network without layers" if empty else "a single layer"
+            raise NotHomogeneousError(name, "tracing", f"{what} has no hidden units")
+        recorded = recordings(self.model, self.example_input)
+        for traced in recorded:
+            self.visit_all(traced.graph)
+        self.check_shared([node for traced in recorded for node in traced.graph.nodes])
         return self.result()
 
-    def find_shapes(self, traced: fx.GraphModule) -> None:
-        example = self.example_input
-        inputs = example if isinstance(example, tuple) else (example,)
-        try:  # with tensors without values: nothing is computed, and no running mean changes
-            ShapeProp(traced, FakeTensorMode()).propagate(*inputs)
-        except Exception as error:
-            shapes = [tuple(x.shape) if isinstance(x, Tensor) else x for x in inputs]
-            raise ValueError(
-                f"the network cannot be applied to the example_input, of shape {shapes}: "
-                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
-            ) from error
-        for node in traced.graph.nodes:
-            if "tensor_meta" in node.meta and hasattr(node.meta["tensor_meta"], "shape"):
-                self.shapes[node] = node.meta["tensor_meta"].shape
+    def visit_all(self, graph: fx.Graph) -> None:
+        """Follow the units through one recording.
 
-    def check_shared(self, graph: fx.Graph) -> None:
+        Every layer that another recording has, too, is called once more by this one: what both of
+        them ask for holds.
+        """
+        first = not self.streams
+        known = len(self.groups)
+        for node in graph.nodes:
+            shape = getattr(node.meta.get("tensor_meta"), "shape", None)
+            if shape is not None:
+                self.shapes[node] = shape
+            self.visit(node)
+        if not first:
+            self.incidental.update(range(known, len(self.groups)))
+
+    def check_shared(self, nodes: Sequence[fx.Node]) -> None:
         """Freeze the layers whose weight something else uses, too: it would be rescaled as well."""
         users: dict[int, set[str]] = {}
         for module, submodule in self.model.named_modules():
             for name, parameter in submodule.named_parameters(recurse=False):
                 users.setdefault(_place(parameter), set()).add(f"{module}.{name}".lstrip("."))
-        for node in graph.nodes:
+        for node in nodes:
             tensor = self.attribute(node)
             if isinstance(tensor, Tensor):  # the network reads a layer's weight by itself
                 users.setdefault(_place(tensor), set()).add(f"'{node.name}' in forward")
@@ -192,10 +188,13 @@ class Builder(Groups):
                 if others:
                     self.freeze_link(link, f"'{name}' is also {min(others)}")
 
-    def attribute(self, node: fx.Node) -> Any:
+    @staticmethod
+    def attribute(node: fx.Node) -> Any:
+        """A tensor that forward reads; constants are attributes of the recording only."""
         if node.op != "get_attr":
             return None
-        return functools.reduce(getattr, str(node.target).split("."), self.model)
+        recorded = node.graph.owning_module
+        return functools.reduce(getattr, str(node.target).split("."), recorded)
 
     def result(self) -> RescalingGraph:
         """Name the groups and drop the ties."""
@@ -216,22 +215,25 @@ class Builder(Groups):
             edges.append(
                 replace(link.edge, target=target, sources=sources, weight=weight or "", bias=bias)
             )
-        read = {source.group for edge in edges for source in edge.sources}
+        ends = {source.group for edge in edges for source in edge.sources}
+        ends.update(edge.target for edge in edges)
         groups = {}
         for number, root in roots.items():
             group = self.groups[root]
-            if number not in self.incidental or group.name in read:
+            if number not in self.incidental or group.name in ends:
                 groups[group.name] = group
         return RescalingGraph(self.model, groups, tuple(edges))
 
     def visit(self, node: fx.Node) -> None:
         read = [source for source in node.all_input_nodes if source in self.streams]
         if node.op == "placeholder":
-            name = "input" if not self.streams else str(node.target)
+            name = "input" if not self.inputs else str(node.target)
             while name in self.modules:  # groups of units are named after modules
                 name = f"network {name}"
-            number = self.add(Group(name, 0, frozen="network input"))
-            self.note(node, Stream((Segment(number, None, None),)))
+            if node.target not in self.inputs:
+                number = self.add(Group(name, 0, frozen="network input"))
+                self.inputs[node.target] = Stream((Segment(number, None, None),))
+            self.note(node, self.inputs[node.target])
         elif node.op == "get_attr":
             tensor = self.attribute(node)
             if isinstance(tensor, Tensor):
@@ -783,20 +785,3 @@ def _is_batch(size: Any) -> bool:
         return bool(size.args[1] == 0)
     taken = (*size.args[1:], *size.kwargs.values())
     return _name_of(size.target) == "size" and 0 in taken
-
-
-def _why_not_traced(error: Exception) -> str:
-    """Why torch.fx cannot follow a network, and the line of its code where."""
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not Path(frame.filename).is_relative_to(Path(torch.__file__).parent)
-        and Path(frame.filename) != Path(__file__)
-        and not frame.filename.startswith("<")
-    ]
-    where = f" at {own[-1].filename}:{own[-1].lineno}, '{own[-1].line}'" if own else ""
-    return (
-        f"torch.fx cannot follow it{where} ({error}); pass a part of the network that it can "
-        "follow, as in balance(model.features): its inputs and outputs keep their scale, so the "
-        "rest is not affected"
-    )

@@ -260,6 +260,11 @@ def trace(
     summands, a concatenation sets groups side by side. The first dimension of every tensor is taken
     to be the batch. Forward hooks are not seen.
 
+    The network is traced as it is, in training and in evaluation mode: where its ``forward`` does
+    different things, the factors keep both functions. An argument that is None by default, and that
+    ``example_input`` does not give, is None. Whatever else ``forward`` decides in Python, as by
+    ``torch.rand(1).item() > 0.5``, is decided once, while it is traced.
+
     A *boundary* stops factors: the units that it reads are frozen, that is they keep factor 1.
 
     * A normalization (batch, group, instance, layer, RMS) is one; its gains and biases are the
@@ -291,7 +296,7 @@ def trace(
     Raises:
         NotHomogeneousError: an activation is not positively homogeneous (GELU, sigmoid, ...), an
             operation is not supported, or torch.fx cannot trace the model (the message names the
-            line). The model is not changed.
+            line). The model is not changed: what ``forward`` stores on modules is undone.
         TypeError: ``model`` is neither a module nor a graph.
         ValueError: ``on_unsupported`` is neither of the two words, or the network cannot be applied
             to ``example_input``.

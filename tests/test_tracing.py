@@ -961,7 +961,7 @@ def test_calls_that_are_refused(name: str) -> None:
         trace(net, x)
     for example in (None, x):
         graph = trace(net, example, on_unsupported="freeze")
-        assert change(graph, x) == 0
+        assert not graph.hidden
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -1056,9 +1056,193 @@ def test_a_part_of_a_network_that_cannot_be_followed() -> None:
     torch.testing.assert_close(net(normal(5, 3)), before, rtol=1e-12, atol=1e-14)
 
 
-def test_an_example_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"cannot be applied to the example_input, of shape \[\(2"):
-        trace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)), normal(2, 5).float())
+NO_EXAMPLES: dict[str, tuple[Callable[[Net, Tensor], Tensor], Tensor, str]] = {
+    "shape": (lambda n, x: n.last(n.first(x)), normal(2, 5), r"of shape \[\(2, 5\)\]: .*\[2, 5\]"),
+    "dtype": (
+        lambda n, x: n.last(F.embedding(x, n.first.weight)),
+        normal(2, 3),
+        "Expected tensor for argument #1 'indices'",
+    ),
+    "value": (
+        lambda n, x: n.last(n.first(x) * x.max().item()),
+        normal(2, 3),
+        "it reads the values of a tensor, by aten._local_scalar_dense",
+    ),
+    "mask": (
+        lambda n, x: n.last(n.first(x)[x[:, 0] > 0]),
+        normal(2, 3),
+        "it reads the values of a tensor, by aten.nonzero",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_EXAMPLES)
+def test_an_example_that_does_not_fit(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    forward, example, message = NO_EXAMPLES[name]
+    net = randomized(Net(forward, first=nn.Linear(3, 4), last=nn.Linear(4, 1)))
+    with pytest.raises(ValueError, match=f"cannot be applied to the example_input, .*{message}"):
+        trace(net, example)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_example_for_what_forward_may_do_without() -> None:
+    """An argument that is None by default is None, unless the example gives it."""
+
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(2, 4), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor, y: Tensor | None = None, *, z: Tensor | None = None) -> Tensor:
+            h = F.relu(self.a(x))
+            if z is not None:
+                h = h.tanh()
+            return self.c(h) if y is None else self.c(F.relu(h + self.b(y)))
+
+    net, x, y = randomized(Optional()), normal(5, 3), normal(5, 2)
+    for example in (None, x, (x,), (x, None)):
+        graph = trace(net, example)
+        assert list(graph.groups) == ["input", "a", "c"]
+        assert change(graph, x) <= 1e-12
+    graph = trace(net, (x, y))
+    assert [edge.name for edge in graph.edges] == ["a", "b", "c"]
+    assert list(graph.hidden) == ["a"]  # the units of b are added to them
+    assert change(graph, x, y) <= 1e-12
+
+
+IN_MODES: dict[str, tuple[Callable[[Net, Tensor], Any], dict[str, int], list[str]]] = {
+    "auxiliary head": (
+        lambda n, h: (n.last(h), n.extra(h)) if n.training else (n.last(h),),
+        {"first": 4},
+        ["first", "last", "extra"],
+    ),
+    "auxiliary head when evaluating": (
+        lambda n, h: (n.last(h),) if n.training else (n.last(h), n.extra(h)),
+        {"first": 4},
+        ["first", "last", "extra"],
+    ),
+    "noise": (
+        lambda n, h: n.last(h + torch.ones(4, dtype=h.dtype) if n.training else h),
+        {},
+        ["first", "last"],
+    ),
+    "layer": (
+        lambda n, h: n.last(F.relu(n.extra(h)) if n.training else h),
+        {"first": 4},
+        ["first", "last", "extra"],
+    ),
+    "dropout": (
+        lambda n, h: n.last(n.norm(F.dropout(h, 0.0, n.training)).relu()),
+        {"norm": 4},
+        ["first", "norm", "last"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_MODES)
+@pytest.mark.parametrize("example", [False, True], ids=["", "example"])
+def test_training_and_evaluation_differ(name: str, example: bool) -> None:
+    forward, hidden, edges = IN_MODES[name]
+    net = randomized(
+        Net(
+            lambda n, x: forward(n, F.relu(n.first(x))),
+            first=nn.Linear(3, 4),
+            extra=nn.Linear(4, 4),
+            last=nn.Linear(4, 4),
+            norm=nn.BatchNorm1d(4),
+        )
+    )
+    x = normal(6, 3)
+    for mode in (True, False):
+        net.train(mode)
+        net.norm.eval()
+        graph = trace(net, x if example else None)
+        assert (net.training, net.norm.training) == (mode, False)
+        assert {name: group.size for name, group in graph.hidden.items()} == hidden
+        assert sorted(edge.name for edge in graph.edges) == sorted(edges)
+        assert not [name for name in graph.groups if ":" in name]  # each is listed once
+        for each in (True, False):
+            both = RescalingGraph(copy.deepcopy(net).train(each), graph.groups, graph.edges)
+            outputs = both.model(x)
+            parts = outputs if isinstance(outputs, tuple) else (outputs,)
+            for index in range(len(parts)):
+                part = copy.deepcopy(both.model)
+                part.run = lambda n, x, i=index: (
+                    out[i] if isinstance(out := forward(n, F.relu(n.first(x))), tuple) else out
+                )
+                assert change(RescalingGraph(part, graph.groups, graph.edges), x) <= 1e-12
+
+
+def test_an_activation_of_evaluation_only() -> None:
+    def forward(n: Net, x: Tensor) -> Tensor:
+        h = n.first(x)
+        return n.last(F.relu(h) if n.training else h.sigmoid())
+
+    net = randomized(Net(forward, first=nn.Linear(3, 4), last=nn.Linear(4, 2)))
+    with pytest.raises(NotHomogeneousError, match="sigmoid at 'sigmoid'"):
+        trace(net)
+    assert not trace(net, on_unsupported="freeze").hidden
+
+
+def test_what_forward_stores_is_undone() -> None:
+    def forward(n: Net, x: Tensor) -> Tensor:
+        h = F.relu(n.first(x) + torch.ones(4, dtype=torch.float64))
+        n.kept, n.count = h, n.count + 1
+        n.features.append(h)
+        n.named["h"] = h
+        n.calls += 1
+        n.cache.mul_(2)
+        n.first.seen = True
+        return n.last(F.relu(n.second(h)) * torch.rand(1).item())
+
+    net = randomized(
+        Net(
+            forward,
+            first=nn.Linear(3, 4),
+            second=nn.Linear(4, 5),
+            last=nn.Linear(5, 2),
+            calls=nn.Buffer(torch.zeros(())),
+        )
+    ).eval()
+    net.features, net.named, net.count, net.cache = [], {"a": 1}, 0, torch.ones(3)
+    before, attributes, random = state(net), dict(vars(net)), torch.get_rng_state()
+    buffer, features, named = net.calls, net.features, net.named
+    for example in (None, normal(2, 3)):
+        graph = trace(net, example)
+        assert graph.groups["first"].frozen == "added to '_tensor_constant0', a buffer"
+        assert graph.model is net
+    assert vars(net) == attributes
+    assert net.features is features == []
+    assert net.named is named == {"a": 1}
+    assert net.calls is buffer
+    assert torch.equal(net.cache, torch.ones(3))
+    assert not hasattr(net.first, "seen")
+    assert unchanged(net, before)
+    assert torch.equal(torch.get_rng_state(), random)
+    balance(net)
+
+
+def test_an_error_undoes_what_forward_stored() -> None:
+    def forward(n: Net, x: Tensor) -> Tensor:
+        n.kept = n.first(x)
+        return n.first(x) if n.kept.sum() > 0 or n.training else n.kept
+
+    net = Net(forward, first=nn.Linear(3, 4))
+    with pytest.raises(NotHomogeneousError, match=r"torch\.fx cannot follow it"):
+        trace(net)
+    assert not hasattr(net, "kept")
+    assert net.training
+
+
+def test_a_mode_that_cannot_be_followed_is_named() -> None:
+    net = Net(lambda n, x: n.first(x) if n.training or x.sum() > 0 else x, first=nn.Linear(3, 4))
+    with pytest.raises(NotHomogeneousError, match="tracing in evaluation mode at 'Net'"):
+        trace(net)
+
+
+def test_a_network_without_layers() -> None:
+    with pytest.raises(NotHomogeneousError, match="a network without layers has no hidden units"):
+        trace(nn.Sequential())
 
 
 def test_an_example_leaves_running_statistics_and_the_generator_alone() -> None:
