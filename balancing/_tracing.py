@@ -8,6 +8,7 @@ so do the units of its result.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import operator
 import re
@@ -136,6 +137,7 @@ class Builder(Groups):
         self.by_bias: dict[int, int] = {}  # id of a parameter -> the group whose bias it is
         self.accounted: dict[str, set[str]] = {}  # parameter of an edge -> its names in such edges
         self.elsewhere: dict[int, set[str]] = {}  # place of a parameter -> boundaries that use it
+        self.memory = _Memory(model)
         self.feeding: set[str] = set()  # parameters inside of boundaries that edges have
         self.inputs: dict[Any, Stream] = {}  # of the network, by name
         self.streams: dict[fx.Node, Stream] = {}  # nodes that carry no units are not in it
@@ -176,14 +178,15 @@ class Builder(Groups):
         users: dict[int, set[str]] = {}
         for module, submodule in self.model.named_modules():
             for name, parameter in submodule.named_parameters(recurse=False):
-                users.setdefault(_place(parameter), set()).add(f"{module}.{name}".lstrip("."))
+                place = self.memory.place(parameter)
+                users.setdefault(place, set()).add(f"{module}.{name}".lstrip("."))
         for node in nodes:
             tensor = self.attribute(node)
             if isinstance(tensor, Tensor):  # the network reads a layer's weight by itself
-                users.setdefault(_place(tensor), set()).add(f"'{node.name}' in forward")
+                users.setdefault(self.memory.place(tensor), set()).add(f"'{node.name}' in forward")
         for link in self.links:
             for name in filter(None, (link.edge.weight, link.edge.bias)):
-                place = _place(self.model.get_parameter(name))
+                place = self.memory.place(self.model.get_parameter(name))
                 others = users[place] - self.accounted[name] | self.elsewhere.get(place, set())
                 if others:
                     self.freeze_link(link, f"'{name}' is also {min(others)}")
@@ -732,7 +735,7 @@ class Builder(Groups):
             self.freeze(stream, f"read by {kind} at '{where}'")
         for name, parameter in module.named_parameters() if module is not None else ():
             if f"{where}.{name}" not in self.feeding:  # if it is an edge's, too, by another call
-                uses = self.elsewhere.setdefault(_place(parameter), set())
+                uses = self.elsewhere.setdefault(self.memory.place(parameter), set())
                 uses.add(f"used by {kind} at '{where}', a boundary")
         reason = f"computed by {kind}"
         if expected and PASS_EXAMPLE in why:  # its gains are lost, and need not be
@@ -743,9 +746,31 @@ class Builder(Groups):
         self.freeze(Stream((Segment(link.target, None), *link.segments)), reason)
 
 
-def _place(tensor: Tensor) -> int:
-    """Where a tensor begins in memory; two parameters at one place are one."""
-    return tensor.data_ptr() or id(tensor)  # what has no memory is told apart by its object
+class _Memory:
+    """Where the tensors of a model lie; those that overlap have one place."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        tensors = [*model.parameters(), *model.buffers()]
+        stored = [t for t in tensors if not is_lazy(t) and t.layout == torch.strided and t.numel()]
+        for tensor in sorted(stored, key=Tensor.data_ptr):
+            steps = zip(tensor.shape, tensor.stride(), strict=True)
+            start, last = tensor.data_ptr(), sum((n - 1) * step for n, step in steps)
+            end = start + (last + 1) * tensor.element_size()
+            if self.ends and start < self.ends[-1]:
+                self.ends[-1] = max(self.ends[-1], end)
+            else:
+                self.starts.append(start)
+                self.ends.append(end)
+
+    def place(self, tensor: Tensor) -> int:
+        """A number for where a tensor lies."""
+        start = tensor.data_ptr()
+        index = bisect.bisect(self.starts, start) - 1
+        if start and index >= 0 and start < self.ends[index]:
+            return self.starts[index]
+        return start or id(tensor)  # what has no memory is told apart by its object
 
 
 def _name_of(target: Any) -> str:

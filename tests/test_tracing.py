@@ -600,6 +600,29 @@ def test_a_shared_parameter_goes_by_the_name_under_which_the_model_lists_it() ->
     WeightBalancingDescent(randomized(net), 0.1)  # it knows parameters by these names
 
 
+@pytest.mark.parametrize(("start", "hidden"), [(2, []), (4, ["0", "1", "2"])])
+def test_weights_that_overlap_in_memory(start: int, hidden: list[str]) -> None:
+    memory = normal(8, 3)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3), nn.Linear(3, 4), nn.Linear(4, 2))
+    randomized(net)
+    net[0].weight = nn.Parameter(memory[:4])
+    net[2].weight = nn.Parameter(memory[start : start + 4])
+    graph = trace(net)
+    assert list(graph.hidden) == hidden
+    if not hidden:
+        assert graph.groups["0"].frozen == "'0.weight' is also 2.weight"
+    assert change(graph, normal(5, 3)) <= 1e-12
+
+
+def test_a_constant_that_is_a_part_of_a_weight() -> None:
+    first = nn.Linear(3, 4)
+    part = first.weight.data[2:]
+    net = Net(lambda n, x: (n.last(F.relu(n.first(x))), x @ part.T), first=first)
+    net.last = nn.Linear(4, 2)
+    graph = trace(net)
+    assert graph.groups["first"].frozen == "'first.weight' is also '_tensor_constant0' in forward"
+
+
 def test_a_layer_that_reads_units_that_do_not_correspond() -> None:
     def forward(n: Net, x: Tensor) -> Tensor:
         a, b = F.relu(n.a(x)), F.relu(n.b(x))
