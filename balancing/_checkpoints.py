@@ -193,7 +193,7 @@ def _is_safetensors(path: Path) -> bool:
 
 def _identity(name: str, value: object) -> object:
     """The same for two names of one tensor."""
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
         return name
     place = value.data_ptr() or id(value)  # what has no memory is told apart by its object
     return place, value.shape, value.stride()
@@ -202,6 +202,8 @@ def _identity(name: str, value: object) -> object:
 def _fits(saved: object, value: object) -> bool:
     if not (isinstance(saved, Tensor) and isinstance(value, Tensor)):
         return isinstance(saved, Tensor) == isinstance(value, Tensor)
+    if saved.layout != torch.strided or value.layout != torch.strided:
+        return False
     if value.is_floating_point() and saved.dtype not in _DTYPES:
         return False
     same_kind = saved.is_floating_point() == value.is_floating_point()
@@ -217,7 +219,8 @@ def _same(one: object, other: object) -> bool:
 def _kind(value: object) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
-    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    kind = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return kind if value.layout == torch.strided else f"sparse {kind}"
 
 
 def _some(names: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from balancing._checkpoints import read
@@ -75,6 +76,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="leave alone what lies next to an unsupported operation, instead of refusing it",
     )
     parser.add_argument(
+        "--input-shape",
+        metavar="SIZES",
+        help="shape of an input with its batch, as 1,3,224,224: for models whose layers do not "
+        "tell sizes and dimensions; nothing is computed with it",
+    )
+    parser.add_argument(
         "-o", "--out", type=Path, required=True, help="file to write; it may be the input"
     )
     parser.set_defaults(action=_run)
@@ -82,12 +89,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _run(arguments: argparse.Namespace) -> int:
     p, q = exponents(arguments.p, arguments.q)
+    shape = _shape(arguments.input_shape)
     check_target(arguments.out)  # fail before the work, not after it
     checkpoint = read(arguments.input)
     checkpoint.check_fits(arguments.out)
     model = _make(arguments.model)
     checkpoint.load_into(model)
-    graph = _trace(model, freeze=arguments.freeze)
+    graph = _trace(model, shape, freeze=arguments.freeze)
     before = _measure(graph, p, q)
     options: dict[str, Any] = {"exact": True} if arguments.exact else {}
     with warnings.catch_warnings(record=True) as caught:
@@ -112,12 +120,39 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if result.converged else 1
 
 
-def _trace(model: nn.Module, *, freeze: bool) -> RescalingGraph:
+def _shape(sizes: str | None) -> tuple[int, ...] | None:
+    """The sizes in a text like ``1,3,224,224``."""
+    if sizes is None:
+        return None
     try:
-        return trace(model, on_unsupported="freeze" if freeze else "raise")
-    except NotHomogeneousError as error:
-        hint = "" if freeze else "; --freeze treats an unsupported operation as a boundary"
-        raise ValueError(f"{error}{hint}") from error
+        shape = tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise ValueError(
+            f"--input-shape must be sizes above 0, separated by commas, such as 1,3,224,224; got "
+            f"'{sizes}'"
+        )
+    return shape
+
+
+def _trace(model: nn.Module, shape: tuple[int, ...] | None, *, freeze: bool) -> RescalingGraph:
+    like = next((w for w in model.parameters() if w.is_floating_point()), torch.empty(()))
+    example = None if shape is None else like.new_zeros(shape)
+    try:
+        return trace(model, example, on_unsupported="freeze" if freeze else "raise")
+    except ValueError as error:
+        hint = "; --freeze treats an unsupported operation as a boundary"
+        if freeze or not isinstance(error, NotHomogeneousError):
+            hint = ""
+        raise ValueError(f"{_in_words_of_options(str(error))}{hint}") from error
+
+
+def _in_words_of_options(message: str) -> str:
+    """Name the option where trace() names its argument."""
+    return message.replace("example_input to trace()", "--input-shape").replace(
+        "example_input", "--input-shape"
+    )
 
 
 def _measure(graph: RescalingGraph, p: float, q: float) -> tuple[float, float]:
@@ -152,7 +187,7 @@ def _summary(
     ]
     lines = [f"{name:<24}{old:>12}  {new:>12}" for name, old, new in rows]
     lines += [f"{name:<24}{fact}" for name, fact in facts]
-    return "\n".join([*lines, "", str(graph)])
+    return "\n".join([*lines, "", _in_words_of_options(str(graph))])
 
 
 def _make(spec: str) -> nn.Module:

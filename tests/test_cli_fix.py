@@ -51,6 +51,17 @@ def unsupported() -> nn.Module:
     return nn.Sequential(gelu, nn.Linear(6, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
 
 
+class Tokens(nn.Module):
+    """Only an input tells what its sum is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x)).sum(1))
+
+
 def weightless() -> nn.Module:
     return make().to("meta")
 
@@ -350,6 +361,18 @@ def test_two_values_for_one_tensor(
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_an_input_shape(
+    tmp_path: Path, dtype: torch.dtype, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "in.pt"
+    torch.save(weights(Tokens, dtype), path)
+    assert fix(path, path, model="Tokens") == 2
+    assert "is not known here; pass --input-shape" in capsys.readouterr().err
+    assert fix(path, path, "--input-shape", "1,7,4", "--tol", "0.1", model="Tokens") == 0
+    assert not same(torch.load(path, weights_only=True), weights(Tokens, dtype))
+
+
 # --- files that are refused -----------------------------------------------------------------------
 
 
@@ -437,6 +460,11 @@ NAMES = list(weights())
         ({"linear1.bias": torch.ones(6).to(torch.float8_e5m2)}, "'linear1.bias' (float8_e5m2"),
         ({"linear1.bias": torch.ones(6, dtype=torch.complex64)}, "'linear1.bias' (complex64"),
         ({"linear1.bias": 3}, "'linear1.bias' (int in the file"),
+        (
+            {"linear1.weight": torch.ones(6, 4).to_sparse()},
+            "'linear1.weight' (sparse float32 (6, 4) in the file",
+        ),
+        ({"head": torch.ones(2).to_sparse()}, "unknown to the model: 'head'"),
         ({"linear1.bias": torch.full((6,), torch.nan)}, "parameter 'linear1.bias' has 6 NaN"),
     ],
 )
@@ -466,6 +494,10 @@ def test_model_without_memory(source: Path, capsys: pytest.CaptureFixture[str]) 
         (("--tol", "-1"), "tol must be"),
         (("--max-iter", "-1"), "max_iter must be"),
         (("--method", "magic"), "method must be one of auto"),
+        (("--input-shape", "1,x"), "such as 1,3,224,224; got '1,x'"),
+        (("--input-shape", "1,0"), "must be sizes above 0"),
+        (("--input-shape", ""), "--input-shape must be"),
+        (("--input-shape", "1,3"), "cannot be applied to the --input-shape, of shape [(1, 3)]"),
     ],
 )
 def test_bad_options(
