@@ -34,11 +34,11 @@ _CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 def recordings(model: nn.Module, example: Tensor | tuple[Any, ...] | None) -> list[fx.GraphModule]:
     """What forward calls: as the model is, then in training and in evaluation mode if it differs.
 
-    The model is left as it was. With an example, every node has the shape of its result.
+    The model is left as it was. With an example, the nodes have the shapes of their results.
 
     Raises:
         NotHomogeneousError: torch.fx cannot follow the network.
-        ValueError: the network cannot be applied to the example.
+        ValueError: the network, as it is, cannot be applied to the example.
     """
     inputs = example if isinstance(example, tuple) else (example,)
     given = [True] if example is None else [value is not None for value in inputs]
@@ -56,8 +56,12 @@ def recordings(model: nn.Module, example: Tensor | tuple[Any, ...] | None) -> li
             calls.append(_calls(traced.graph))
             found.append(traced)
     if example is not None:
-        for traced in found:
-            _find_shapes(traced, [value for value in inputs if value is not None])
+        values = [value for value in inputs if value is not None]
+        _find_shapes(found[0], values)
+        for traced in found[1:]:
+            # what an example does not fit in the other mode, as a batch of one, tells no shapes
+            with contextlib.suppress(ValueError):
+                _find_shapes(traced, values)
     return found
 
 

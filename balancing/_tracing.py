@@ -766,7 +766,7 @@ class _Memory:
 
     def place(self, tensor: Tensor) -> int:
         """A number for where a tensor lies."""
-        start = tensor.data_ptr()
+        start = 0 if is_lazy(tensor) else tensor.data_ptr()
         index = bisect.bisect(self.starts, start) - 1
         if start and index >= 0 and start < self.ends[index]:
             return self.starts[index]

@@ -600,6 +600,13 @@ def test_a_shared_parameter_goes_by_the_name_under_which_the_model_lists_it() ->
     WeightBalancingDescent(randomized(net), 0.1)  # it knows parameters by these names
 
 
+def test_a_layer_without_a_size_is_a_boundary() -> None:
+    net = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    with pytest.raises(NotHomogeneousError, match="LazyLinear at '0': its size is not known yet"):
+        trace(net)
+    assert list(trace(net, on_unsupported="freeze").hidden) == ["1"]
+
+
 @pytest.mark.parametrize(("start", "hidden"), [(2, []), (4, ["0", "1", "2"])])
 def test_weights_that_overlap_in_memory(start: int, hidden: list[str]) -> None:
     memory = normal(8, 3)
@@ -1205,6 +1212,30 @@ def test_an_activation_of_evaluation_only() -> None:
     with pytest.raises(NotHomogeneousError, match="sigmoid at 'sigmoid'"):
         trace(net)
     assert not trace(net, on_unsupported="freeze").hidden
+
+
+def test_an_example_that_fits_one_mode_only() -> None:
+    """In training a batch norm wants two samples."""
+
+    def forward(n: Net, x: Tensor) -> Tensor:
+        h = F.batch_norm(n.first(x), n.mean, n.variance, training=n.training)
+        return n.last(F.relu(n.second(h)))
+
+    net = randomized(
+        Net(
+            forward,
+            first=nn.Linear(3, 4),
+            second=nn.Linear(4, 5),
+            last=nn.Linear(5, 2),
+            mean=nn.Buffer(torch.zeros(4)),
+            variance=nn.Buffer(torch.ones(4)),
+        )
+    )
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+        trace(net, normal(1, 3))
+    graph = trace(net.eval(), normal(1, 3))
+    assert list(graph.hidden) == ["second"]
+    assert change(graph, normal(5, 3)) <= 1e-12
 
 
 def test_what_forward_stores_is_undone() -> None:
