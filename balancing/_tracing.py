@@ -349,6 +349,9 @@ class Builder(Groups):
     ) -> Stream:
         if getattr(module, "return_indices", False) or node.kwargs.get("return_indices"):
             raise Unsupported("it also returns indices")
+        result = getattr(node.meta.get("tensor_meta"), "dtype", None)  # with an example
+        if result is not None and not result.is_floating_point and not stream.is_opaque:
+            raise Unsupported("it rounds to whole numbers")  # as by to(x.dtype)
         if family in _POSITIONS and not stream.is_opaque:
             layout, dims = stream.layout, re.search(r"([123])d$", kind)
             rank = layout.rank

@@ -952,6 +952,19 @@ def test_rounding_to_whole_numbers_is_refused(name: str) -> None:
         assert change(graph, x) == 0
 
 
+def test_rounding_to_the_dtype_of_an_input() -> None:
+    net = randomized(
+        Net(
+            lambda n, x: n.last(n.first(x.double()).to(x.dtype).double()),
+            first=nn.Linear(3, 4),
+            last=nn.Linear(4, 2),
+        )
+    )
+    with pytest.raises(NotHomogeneousError, match="it rounds to whole numbers"):
+        trace(net, torch.ones(2, 3, dtype=torch.int64))
+    assert list(trace(net, normal(2, 3)).hidden) == ["first"]
+
+
 REFUSED: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
     "a result by argument": (
         lambda n, h: (torch.add(h, h.relu(), out=(z := torch.zeros_like(h))), z)[1],
