@@ -44,7 +44,10 @@ def recordings(model: nn.Module, example: Tensor | tuple[Any, ...] | None) -> li
     given = [True] if example is None else [value is not None for value in inputs]
     found: list[fx.GraphModule] = []
     calls: list[Any] = []
-    for mode in (None, True, False):
+    # only a network's own code can depend on the mode
+    own = not all(map(_is_torchs, model.modules()))
+    modes: tuple[bool | None, ...] = (None, True, False) if own else (None,)
+    for mode in modes:
         if mode is not None and all(m.training == mode for m in model.modules()):
             continue
         with _restored(model), torch.random.fork_rng(devices=[]):
@@ -92,7 +95,13 @@ def _restored(model: nn.Module) -> Iterator[None]:
     """Undo what forward, which runs for the recording, stores on modules and writes to buffers."""
     states = [(vars(module), dict(vars(module))) for module in model.modules()]
     values = [value for _, state in states for value in state.values()]
-    contents = [(value, copy.copy(value)) for value in values if type(value) in _CONTAINERS]
+    own = (module for module in model.modules() if not _is_torchs(module))
+    contents = [
+        (value, copy.copy(value))
+        for module in own
+        for value in vars(module).values()
+        if type(value) in _CONTAINERS
+    ]
     tensors = [
         (tensor, tensor._version, tensor.detach().clone())
         for tensor in (*model.buffers(), *(v for v in values if isinstance(v, Tensor)))
@@ -111,6 +120,11 @@ def _restored(model: nn.Module) -> Iterator[None]:
             for tensor, version, values_before in tensors:
                 if tensor._version != version:
                     tensor.copy_(values_before)
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    """Whether a module is one of torch's own, whose forward does nothing but compute."""
+    return type(module).__module__.startswith("torch.nn.modules.")
 
 
 def _calls(graph: fx.Graph) -> list[Any]:

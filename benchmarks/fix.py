@@ -450,7 +450,10 @@ def readme(table: pd.DataFrame) -> str:
 def _cell(row: Any) -> str:
     if math.isnan(row.seconds):
         return "–"
-    times = f"{row.seconds:.2g} s" if row.method == OURS else f"{row.times_ours:.2g}×"
+    ratio = row.times_ours
+    times = f"{ratio:.2g}×" if ratio < 99.5 else f"{round(ratio, -1):.0f}×"
+    if row.method == OURS:
+        times = f"{row.seconds:.2g} s"
     return f"{'' if row.ended else '> '}{times} ({row.ratio:.3f})"
 
 

@@ -14,7 +14,7 @@ from strategies import network
 from torch import nn
 
 from balancing import balance, lpq_norm, mlp
-from benchmarks import contestants
+from benchmarks import contestants, fix
 from benchmarks.contestants import Run, Unable
 from benchmarks.fix import (
     OURS,
@@ -248,3 +248,9 @@ def test_sparse_problem_has_no_weight_at_a_dead_unit() -> None:
         assert torch.equal((before != 0).any(1), (behind != 0).any(0))
     share = sum(int((w != 0).sum()) for w in layers) / sum(w.numel() for w in layers)
     assert 0 < share < 0.012
+
+
+def test_readme_has_the_recorded_table() -> None:
+    root = Path(__file__).parent.parent
+    table = pd.read_csv(root / "book" / "results" / f"{fix.NAME}.csv")
+    assert fix.readme(table) in (root / "README.md").read_text()
