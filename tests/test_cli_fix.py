@@ -668,13 +668,13 @@ def test_interruption_of_a_process(
 ) -> None:
     """Interrupt a process once its progress bar shows that it balances.
 
-    The model comes from the current folder, and the tolerance is one that rounding never meets.
+    The model comes from the current folder. It is so deep that Algorithm 1 takes minutes.
     """
     path, here = tmp_path / "in.pt", tmp_path_factory.mktemp("here")
     (here / "wide.py").write_text(
-        "import balancing\nmake = lambda: balancing.mlp([9, 40, 30, 5])\n"
+        "import balancing\nmake = lambda: balancing.mlp([9, *[30] * 60, 5])\n"
     )
-    net = network([9, 40, 30, 5])
+    net = network([9, *[30] * 60, 5])
     torch.save(net.state_dict(), path)
     before = files(tmp_path)
     options = ["--model", "wide:make", "--tol", "1e-300", "--max-iter", "100000"]

@@ -214,7 +214,8 @@ def test_imbalance_is_kept_in_any_architecture(net: Network) -> None:
         run(WeightBalancingDescent(graph, lr, p, q, tol=math.inf, weight_decay=0.1), net, loss, 1)
         bare = net(x).detach()
         net.load_state_dict(before, strict=False)
-        assert (net(x) - bare).abs().max() <= 1e-10 * scale
+        # a step through a layer that is called twice may make outputs of 1e12
+        assert (net(x) - bare).abs().max() <= 1e-10 * max(scale, bare.abs().max())
         run(optimizer, net, loss, 1)
         assert optimizer.deviation <= 1e-10
         factor = math.exp(-0.1 * optimizer.time)
