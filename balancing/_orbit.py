@@ -12,9 +12,10 @@ each layer. Factors and sums are kept as logarithms, so that no power of them ov
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from balancing.graph import Edge, RescalingGraph
 
-__all__ = ["Layer", "Orbit", "Part", "Point", "PointWithShares", "imbalance"]
+__all__ = ["Layer", "Orbit", "Part", "Point", "PointWithShares", "greedy_colours", "imbalance"]
 
 
 _LOWEST = torch.finfo(torch.float64).min
@@ -326,6 +327,19 @@ class Part:
 def imbalance(log_ratio: float) -> float:
     """|in - out| / (in + out) from log (in / out)."""
     return math.tanh(abs(log_ratio) / 2)
+
+
+def greedy_colours(near: Sequence[set[int]]) -> list[int]:
+    """A colour for each node of a graph, the first that no neighbour has; nodes in their order.
+
+    Args:
+        near: for each node the numbers of its neighbours; its own number does not matter.
+    """
+    colours: list[int] = []
+    for neighbours in near:
+        taken = {colours[other] for other in neighbours if other < len(colours)}
+        colours.append(next(c for c in itertools.count() if c not in taken))
+    return colours
 
 
 def _unless_zero(values: Tensor) -> Tensor | None:

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from balancing._orbit import Layer, Orbit, PointWithShares
+from balancing._orbit import Layer, Orbit, PointWithShares, greedy_colours
 from balancing.graph import RescalingGraph
 
 __all__ = ["check_dtypes", "check_restorable", "nearest_powers", "powers_of_two"]
@@ -136,21 +136,18 @@ def _is_loop(layer: Layer) -> bool:
 
 def _colours(orbit: Orbit) -> list[Tensor]:
     """Masks of live units, one a colour: no edge joins two different groups of a colour."""
-    group = torch.zeros_like(orbit.live, dtype=torch.long)
-    for number, units in enumerate(orbit.slots.values(), start=1):
+    group = torch.full_like(orbit.live, -1, dtype=torch.long)  # of what keeps factor 1
+    for number, units in enumerate(orbit.slots.values()):
         group[units] = number
-    neighbours: dict[int, set[int]] = {number: set() for number in range(len(orbit.slots) + 1)}
+    near: list[set[int]] = [set() for _ in orbit.slots]
     for layer in orbit.layers:
-        target = int(group[layer.targets[0]])
+        ends = int(group[layer.targets[0]])
         for source in group[layer.sources].unique().tolist():
-            neighbours[target].add(source)
-            neighbours[source].add(target)
-    colours: dict[int, int] = {}
-    for number in range(1, len(neighbours)):
-        taken = {colours.get(other) for other in neighbours[number]}
-        colours[number] = next(c for c in itertools.count() if c not in taken)
-    colour = group.new_tensor([-1, *colours.values()])[group]
-    masks = (orbit.live & (colour == c) for c in set(colours.values()))
+            if ends >= 0 <= source:
+                near[ends].add(source)
+                near[source].add(ends)
+    colour = group.new_tensor([*greedy_colours(near), -1])[group]
+    masks = (orbit.live & (colour == c) for c in range(int(colour.max()) + 1))
     return [mask for mask in masks if mask.any()]
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from balancing._exponentials import least_sum
 from balancing._newton import newton_direction
-from balancing._orbit import Orbit, Point, imbalance
+from balancing._orbit import Orbit, Point, greedy_colours, imbalance
 from balancing._sums import Link, Sums
 
 __all__ = ["two_level"]
@@ -303,7 +303,7 @@ def _light(blocks: list[_Block], sums: Sums) -> list[_Block]:
 
 
 def _colours(blocks: list[_Block], sums: Sums) -> list[list[_Block]]:
-    """Blocks that no link joins, greedily."""
+    """The blocks by colour: no link joins two of one colour."""
     number = {group: i for i, block in enumerate(blocks) for group in block.groups}
     near: list[set[int]] = [set() for _ in blocks]
     for link in sums.links:
@@ -311,14 +311,11 @@ def _colours(blocks: list[_Block], sums: Sums) -> list[list[_Block]]:
             a, b = number[link.target], number[link.source]
             near[a].add(b)
             near[b].add(a)
-    colours: list[list[_Block]] = []
-    chosen: dict[int, int] = {}
-    for i, block in enumerate(blocks):
-        taken = {chosen[j] for j in near[i] if j in chosen}
-        chosen[i] = next(c for c in range(len(blocks)) if c not in taken)
-        colours.extend([] for _ in range(chosen[i] + 1 - len(colours)))
-        colours[chosen[i]].append(block)
-    return colours
+    chosen = greedy_colours(near)
+    return [
+        [block for block, c in zip(blocks, chosen, strict=True) if c == colour]
+        for colour in range(max(chosen, default=-1) + 1)
+    ]
 
 
 class _History:
