@@ -200,7 +200,7 @@ class RescalingGraph:
 
         Below the table: the parameters that have no part in any of it, and totals.
         """
-        rows = [("group", "units", "activation", "incoming", "outgoing", "rescaled")]
+        rows = [("group", "units", "rescaled", "activation", "incoming", "outgoing")]
         for group in self.groups.values():
             into = [e.weight + (" + bias" if e.bias else "") for e in self.incoming(group.name)]
             out = [edge.weight for edge in self.outgoing(group.name)]
@@ -208,10 +208,10 @@ class RescalingGraph:
                 (
                     group.name,
                     str(group.size or "?"),
+                    f"no: {group.frozen}" if group.frozen else "yes",
                     group.activation,
                     ", ".join(into) or "-",
                     ", ".join(out) or "-",
-                    f"no: {group.frozen}" if group.frozen else "yes",
                 )
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
