@@ -87,7 +87,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)  # fail before the run, not after it
     for name in names:
         table = EXPERIMENTS[name].run(configs[name])
-        _record(arguments.out, name, table, configs[name])
+        record(arguments.out, name, table, configs[name])
         print(f"recorded {len(table)} rows in {arguments.out / name}.csv", file=sys.stderr)
     # of a whole paper, also the claims that need no experiment
     of_paper = LEDGERS.get(target, ())
@@ -116,7 +116,7 @@ def _configure(config: Any, settings: Sequence[str]) -> Any:
     return replace(config, **changes)
 
 
-def _record(
+def record(
     folder: Path, name: str, table: pd.DataFrame, config: Any, program: Sequence[str] = _PROGRAM
 ) -> None:
     """Write the table and where it comes from; each file appears whole or not at all."""

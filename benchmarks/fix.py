@@ -7,9 +7,9 @@ may be fast because it does less: so its time is also compared with that of bala
 loosest tolerance that brings the norm as low.
 
 Run: python -m benchmarks.fix [--threads N] [--limit SECONDS] [--quick]
-It records book/results/benchmark.fix.csv (with --quick: in _build) and prints tables of ratios. A
-run that was interrupted goes on where it was. brevitas takes part if it can be imported. Its
-requirements clash with those of the book, so it needs a folder of its own:
+It records book/results/benchmark.fix.csv and draws it beside (--quick: in _build), and prints
+tables of ratios. A run that was interrupted goes on where it was. brevitas takes part if it can be
+imported. Its requirements clash with those of the book, so it needs a folder of its own:
 pip install --target FOLDER --no-deps brevitas==0.13.4 dependencies==2.0.1 unfoldNd==0.2.3
 and PYTHONPATH=FOLDER.
 """
@@ -38,9 +38,9 @@ import torch
 from torch import nn
 
 import balancing
-from balancing import balance, mlp, trace
+from balancing import balance, mlp, plots, trace
 from balancing._orbit import Orbit
-from balancing.cli import RESULTS, _record
+from balancing.cli import RESULTS, record
 from benchmarks.contestants import (
     METHOD,
     TOL,
@@ -457,6 +457,13 @@ def _cell(row: Any) -> str:
     return f"{'' if row.ended else '> '}{times} ({row.ratio:.3f})"
 
 
+def draw(table: pd.DataFrame, folder: Path) -> None:
+    """Write the figure of the table beside it: the rows that chapter 11 shows."""
+    same = table[(table["p"] == 2) & (table["q"] == 2) & ~table["method"].str.contains("tol")]
+    figure = plots.benchmark(same[same["seconds"].notna()])
+    figure.savefig(folder / f"{NAME}.svg", bbox_inches="tight", metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=Config.threads)
@@ -477,7 +484,8 @@ def main() -> None:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     folder = PARTIAL.parent if config.quick else RESULTS
-    _record(folder, NAME, table, config, ("python", "-m", "benchmarks.fix"))
+    record(folder, NAME, table, config, ("python", "-m", "benchmarks.fix"))
+    draw(table, folder)
     PARTIAL.unlink()
     print(report(table))
     print(f"\n{readme(table)}")

@@ -254,3 +254,11 @@ def test_readme_has_the_recorded_table() -> None:
     root = Path(__file__).parent.parent
     table = pd.read_csv(root / "book" / "results" / f"{fix.NAME}.csv")
     assert fix.readme(table) in (root / "README.md").read_text()
+
+
+def test_figure_of_the_table(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    table = pd.read_csv(root / "book" / "results" / f"{fix.NAME}.csv")
+    fix.draw(table, tmp_path)
+    assert "<svg" in (tmp_path / f"{fix.NAME}.svg").read_text()
+    assert (root / "book" / "results" / f"{fix.NAME}.svg").exists()
