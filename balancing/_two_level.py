@@ -68,6 +68,7 @@ class _TwoLevel:
         self.history = _History()
         self.start = orbit.start  # where the next sweep begins
         self.careful = self.extrapolates = self.stalled = False
+        self.known = True  # whether the imbalance of the latest point is its own
         self.met: list[float] = []  # largest log (in / out) that each sweep has met
         self.by_newton: list[float] = []  # imbalance after each Newton step
 
