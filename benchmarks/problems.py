@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Problem:
 
     Attributes:
         name: what the tables call it.
-        make: generator -> the network.
+        make: generator -> the network; can be pickled.
         shape: of one input.
         others: exponents (p, q) besides (2, 2).
     """
@@ -59,17 +60,20 @@ def problems(*, quick: bool = False) -> tuple[Problem, ...]:
         *(
             Problem(
                 f"Saul 2023, {len(w) - 2} hidden layers",
-                _plain(w),
+                partial(_plain, w),
                 (w[0],),
                 others=((1, 2), (2, 1), (2, 4)),
             )
             for w in papers
         ),
-        *(Problem(f"{n} layers of 50 units", _plain([50] * (n + 1)), (50,)) for n in chains),
-        Problem("1 % of weights", _sparse(sparse, 0.01), (sparse[0],)),
-        Problem("widely spread units", _spread(papers[-1]), (papers[-1][0],)),
         *(
-            Problem(f"{name}, {kind}", _from_zoo(build, width, norm), image)
+            Problem(f"{n} layers of 50 units", partial(_plain, [50] * (n + 1)), (50,))
+            for n in chains
+        ),
+        Problem("1 % of weights", partial(_sparse, sparse, 0.01), (sparse[0],)),
+        Problem("widely spread units", partial(_spread, papers[-1]), (papers[-1][0],)),
+        *(
+            Problem(f"{name}, {kind}", partial(_from_zoo, build, width, norm), image)
             for name, build, width in (
                 ("ResNet-18", model_zoo.resnet18, resnet),
                 ("MobileNetV2", model_zoo.mobilenet_v2, mobilenet),
@@ -79,52 +83,45 @@ def problems(*, quick: bool = False) -> tuple[Problem, ...]:
     )
 
 
-def _plain(widths: Widths) -> Callable[[torch.Generator], nn.Module]:
-    return lambda generator: mlp(widths, bias=True, dtype=torch.float64, generator=generator)
+def _plain(widths: Widths, generator: torch.Generator) -> nn.Module:
+    return mlp(widths, bias=True, dtype=torch.float64, generator=generator)
 
 
-def _sparse(widths: Widths, kept: float) -> Callable[[torch.Generator], nn.Module]:
+@torch.no_grad()
+def _sparse(widths: Widths, kept: float, generator: torch.Generator) -> nn.Module:
     """A share ``kept`` of the weights, scaled up to keep their variance; the rest is zero.
 
     So is every weight at a unit that lies on no path from an input to an output. Their sum has no
     minimum: rescaling could make it as small as one likes, which says nothing about a method.
     """
 
-    @torch.no_grad()
-    def make(generator: torch.Generator) -> nn.Module:
-        model = _plain(widths)(generator)
-        graph = trace(model)
-        for edge in graph.edges:
-            weight = graph.weight(edge)
-            drawn = torch.rand(weight.shape, generator=generator, dtype=torch.float64)
-            weight *= (drawn < kept) / kept**0.5
-        orbit = Orbit(graph, 2, 2)
-        live = {name: orbit.live[units].double() for name, units in orbit.slots.items()}
-        for edge in graph.edges:
-            weight = graph.weight(edge)
-            weight *= edge.columns(live.get, weight).view(1, 1, -1, 1)
-            if edge.target in live:
-                weight *= live[edge.target].view(1, -1, 1, 1)
-        return model
-
-    return make
+    model = _plain(widths, generator)
+    graph = trace(model)
+    for edge in graph.edges:
+        weight = graph.weight(edge)
+        drawn = torch.rand(weight.shape, generator=generator, dtype=torch.float64)
+        weight *= (drawn < kept) / kept**0.5
+    orbit = Orbit(graph, 2, 2)
+    live = {name: orbit.live[units].double() for name, units in orbit.slots.items()}
+    for edge in graph.edges:
+        weight = graph.weight(edge)
+        weight *= edge.columns(live.get, weight).view(1, 1, -1, 1)
+        if edge.target in live:
+            weight *= live[edge.target].view(1, -1, 1, 1)
+    return model
 
 
-def _spread(widths: Widths) -> Callable[[torch.Generator], nn.Module]:
+def _spread(widths: Widths, generator: torch.Generator) -> nn.Module:
     """Every hidden unit rescaled by exp(2 N), N from the standard normal distribution."""
-
-    def make(generator: torch.Generator) -> nn.Module:
-        graph = trace(_plain(widths)(generator))
-        factors = {
-            name: torch.randn(group.size, generator=generator, dtype=torch.float64).mul(2).exp()
-            for name, group in graph.hidden.items()
-        }
-        return rescale(graph, factors)
-
-    return make
+    graph = trace(_plain(widths, generator))
+    factors = {
+        name: torch.randn(group.size, generator=generator, dtype=torch.float64).mul(2).exp()
+        for name, group in graph.hidden.items()
+    }
+    return rescale(graph, factors)
 
 
 def _from_zoo(
-    build: Callable[..., nn.Module], width: int, norm: bool
-) -> Callable[[torch.Generator], nn.Module]:
-    return lambda generator: build(width, norm=norm, generator=generator)
+    build: Callable[..., nn.Module], width: int, norm: bool, generator: torch.Generator
+) -> nn.Module:
+    return build(width, norm=norm, generator=generator)

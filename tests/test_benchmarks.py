@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -31,10 +32,14 @@ from benchmarks.fix import (
 from benchmarks.problems import Problem, problems
 
 WIDTHS = (6, 12, 8, 5, 3)
-SMALL = Problem(
-    "small", lambda rng: mlp(WIDTHS, bias=True, generator=rng), (6,), others=((1, 2), (2, 1))
-)
-CONFIG = Config(threads=1, limit=10, repeats=1)
+
+
+def make_small(generator: torch.Generator) -> nn.Module:
+    return mlp(WIDTHS, bias=True, generator=generator)
+
+
+SMALL = Problem("small", make_small, (6,), others=((1, 2), (2, 1)))
+CONFIG = Config(threads=1, limit=10, repeats=1, alone=False)
 PAIRS = [(2, 2), (1, 2), (2, 1), (2, 4)]
 
 
@@ -203,7 +208,15 @@ def test_comparison_has_all_rows_and_goes_on_where_it_was(tmp_path: Path) -> Non
     assert again["method"].tolist() == table["method"].tolist()
     assert again.loc[4, "seconds"] == 123
     assert len(Rows(CONFIG, path).done) == len(table)
-    assert not Rows(Config(threads=1, limit=11, repeats=1), path).done  # other settings: anew
+    assert not Rows(replace(CONFIG, limit=11), path).done  # other settings: anew
+
+
+def test_a_contestant_alone_finds_the_same() -> None:
+    given = SMALL, 2.0, 2.0, fix.entries(2, 2)[OURS], CONFIG, math.nan
+    here, there = fix.run_entry(*given), fix.run_alone(*given)
+    assert here["norm"] == pytest.approx(there["norm"], rel=1e-12)
+    assert (here["iterations"], here["passes"]) == (there["iterations"], there["passes"])
+    assert there["seconds"] > there["solver_seconds"] > 0
 
 
 def test_ratios_compare_at_the_loosest_sufficient_tolerance() -> None:
