@@ -164,10 +164,6 @@ class Layer:
         self.graph, self.edge, self.p, self.device = graph, edge, p, orbit.device
         self.power = self.per_unit(_power(self.weight(), p), torch.sum)
         self.is_log, self.read = False, 0
-        # what underflow can take from a sum of |W|^p x with x <= 1, in units of the resolution
-        float64 = torch.finfo(torch.float64)
-        lost = float64.tiny * max(self.power.shape) * (1 + float(self.power.max()))
-        self.floor = lost / float64.eps
         self.targets = orbit.indices(edge.target, self.power.shape[0] * self.power.shape[1])
         self.sources = torch.cat([orbit.indices(s.group, s.size) for s in edge.sources])
         self.parts = tuple(self._split())
@@ -193,6 +189,13 @@ class Layer:
                 )
                 at = after
             start = at
+
+    @cached_property
+    def floor(self) -> float:
+        """What underflow can take from a sum of |W|^p x with x <= 1, over the resolution."""
+        float64 = torch.finfo(torch.float64)
+        largest = max((float(part.plain_sums(True).max()) for part in self.parts), default=0.0)
+        return float64.tiny * max(self.power.shape) * (1 + largest) / float64.eps
 
     def to_log(self) -> None:
         """Hold logarithms from now on."""
@@ -264,7 +267,7 @@ class Part:
         """
         if not self.layer.is_log:
             if log_x is None:
-                shift, sums = 0.0, self._plain_sums(of_rows)
+                shift, sums = 0.0, self.plain_sums(of_rows)
             else:
                 shift = max(float(log_x.max()), _LOWEST)
                 sums = self._product((log_x - shift).exp_(), of_rows)
@@ -277,7 +280,7 @@ class Part:
             terms = terms + log_x.view(self.shape[0], 1, -1)
         return torch.logsumexp(terms, 2).flatten()
 
-    def _plain_sums(self, of_rows: bool) -> Tensor:
+    def plain_sums(self, of_rows: bool) -> Tensor:
         """The sums for x = 1: needed to see what is empty, and at the start."""
         if of_rows not in self._plain:
             length = self.shape[0] * self.shape[2 if of_rows else 1]
@@ -313,7 +316,7 @@ class Part:
     def empty(self, of_rows: bool) -> Tensor:
         """Whether each row (or column) has no nonzero weight."""
         if of_rows not in self._empty:
-            empty = None if self.layer.is_log else self._plain_sums(of_rows) == 0
+            empty = None if self.layer.is_log else self.plain_sums(of_rows) == 0
             if empty is None or empty.any():  # underflow may make it look so
                 empty = ~_oriented(self._nonzero, of_rows).any(2).flatten()
             self._empty[of_rows] = empty
