@@ -17,7 +17,7 @@ __all__ = ["EXPLORER_TYPE", "Explorer"]
 EXPLORER_TYPE = "application/vnd.balancing.explorer+json"
 
 
-class Explorer(anywidget.AnyWidget):  # type: ignore[misc]
+class Explorer(anywidget.AnyWidget):
     """A picture that answers the reader: in a live notebook, and on a page without a kernel.
 
     A subclass ``Name`` has its JavaScript in ``name.js`` and its state in traits that are synced.

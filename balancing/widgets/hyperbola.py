@@ -37,13 +37,11 @@ class Hyperbola(Explorer):
     def still(self) -> tuple[Figure, str]:
         """The paths of the flow and of descent in the plane."""
         net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
-        with torch.no_grad():
-            for layer, weight in zip(net, (self.u, self.v), strict=True):
-                layer.weight.fill_(weight)
+        nn.utils.vector_to_parameters(torch.tensor([self.u, self.v]).double(), net.parameters())
         x = torch.ones(1, 1, dtype=torch.float64)
 
         def loss(net: nn.Module) -> Tensor:
-            return 0.5 * (net(x) - 1).square().sum()
+            return nn.functional.mse_loss(net(x), x) / 2  # the target is 1, too
 
         times = torch.linspace(0, _TIME, 161, dtype=torch.float64)
         flow = integrate_flow(net, loss, times).states
