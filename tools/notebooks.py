@@ -121,6 +121,7 @@ def execute(source: Path, root: Path = ROOT) -> float:
         raise ToolError(_failure(source, notebook, error)) from None
     seconds = round(time.perf_counter() - start, 1)
     _drop_versions(notebook)
+    _drop_live_views(notebook)
     notebook.metadata["balancing"] = {"hash": stamp, "seconds": seconds}
     _write(notebook, source.with_suffix(".ipynb"))
     return seconds
@@ -142,6 +143,13 @@ def _drop_versions(notebook: NotebookNode) -> None:
     """Keep the committed file the same on every machine."""
     info = notebook.metadata.get("language_info", {})
     info.pop("version", None)
+
+
+def _drop_live_views(notebook: NotebookNode) -> None:
+    """Keep of a widget what is there without its kernel: its still image, and its state."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
 
 
 def _write(notebook: NotebookNode, path: Path) -> None:
