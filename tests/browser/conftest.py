@@ -64,12 +64,9 @@ def visit(browser: Browser) -> Callable[..., Visit]:
         origin = "/".join(address.split("/")[:3]) + "/"  # of a file: all files
         seen = Visit(context.new_page())
 
-        def guard(route: Route) -> None:
-            if route.request.url.startswith((origin, "data:", "blob:")):
-                route.continue_()
-            else:
-                seen.outside.append(route.request.url)
-                route.abort()
+        def refuse(route: Route) -> None:
+            seen.outside.append(route.request.url)
+            route.abort()
 
         def heard(message: ConsoleMessage) -> None:
             if message.type == "error":
@@ -79,7 +76,7 @@ def visit(browser: Browser) -> Callable[..., Visit]:
             if not any(allowed in str(error) for allowed in ALLOWED_ERRORS):
                 seen.errors.append(str(error))
 
-        context.route("**/*", guard)
+        context.route(lambda url: not url.startswith((origin, "data:", "blob:")), refuse)
         seen.page.on("console", heard)
         seen.page.on("pageerror", failed)
         seen.page.on(
@@ -87,8 +84,9 @@ def visit(browser: Browser) -> Callable[..., Visit]:
             lambda answer: answer.ok or seen.missing.append(f"{answer.status} {answer.url}"),
         )
         seen.page.goto(address, wait_until="load")
-        seen.page.wait_for_load_state("networkidle")
-        seen.page.evaluate("window.MathJax?.startup?.promise")
+        # not "networkidle": of files, and on a busy machine, the browser never says so
+        seen.page.evaluate("Promise.all([window.MathJax?.startup?.promise, document.fonts.ready])")
+        seen.page.wait_for_timeout(200)
         return seen
 
     return go
