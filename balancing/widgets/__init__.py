@@ -6,5 +6,6 @@ of the same name, which does the mathematics and the drawing where the reader is
 
 from balancing.widgets._explorer import EXPLORER_TYPE, Explorer
 from balancing.widgets.hyperbola import Hyperbola
+from balancing.widgets.rescale import Rescale
 
-__all__ = ["EXPLORER_TYPE", "Explorer", "Hyperbola"]
+__all__ = ["EXPLORER_TYPE", "Explorer", "Hyperbola", "Rescale"]

@@ -3,9 +3,14 @@
 import os
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+from myst_nb.core.render import MimeData
 from playwright.sync_api import Page
+
+from balancing._myst import ExplorerOnPage
+from balancing.widgets import EXPLORER_TYPE, Explorer, _bundle
 
 FLAGS = [
     "--no-sandbox",
@@ -42,3 +47,20 @@ def chromium() -> str:
     if os.environ.get("BALANCING_REQUIRE_BROWSER") == "1":
         pytest.fail(need)
     pytest.skip(need)
+
+
+def explorer_page(explorer: Explorer, folder: Path) -> Path:
+    """Write a page with one explorer, as the book's pages have it, and without the book."""
+    data, _ = explorer._repr_mimebundle_()
+    stored = MimeData(EXPLORER_TYPE, data[EXPLORER_TYPE])
+    (node,) = ExplorerOnPage.handle_mime(None, stored, inline=False)
+    scripts = [_bundle.page_script(name) for name in ("common", explorer.module_name(), "page")]
+    page = folder / f"{explorer.module_name()}.html"
+    page.write_text(
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        f'<meta name=viewport content="width=device-width"><title>{explorer.title}</title>'
+        f"<style>{_bundle.style()}</style>{node.astext()}"
+        + "".join(f"<script>{script}</script>" for script in scripts),
+        encoding="utf-8",
+    )
+    return page
