@@ -186,6 +186,7 @@ def test_what_a_notebook_stores(explorer: type[Any]) -> None:
     assert stored["still"].startswith("<svg")
     assert "aria-label" in stored["still"]
     assert stored["state"] == explorer().state()
+    assert not any(name.startswith("_") for name in stored["state"])  # no copy of the script
     assert data["text/plain"] == f"<Explorer: {explorer.title}>"
     assert "application/vnd.jupyter.widget-view+json" in data  # live in a notebook
     assert data["image/png"]

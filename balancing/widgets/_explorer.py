@@ -46,10 +46,14 @@ class Explorer(anywidget.AnyWidget):
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """The values of its own traits."""
+        """The values of its own traits, without the code that anywidget adds to them."""
         inherited = anywidget.AnyWidget.class_traits()
         own: dict[str, TraitType[Any, Any]] = self.class_traits(sync=True)
-        return {name: getattr(self, name) for name in own if name not in inherited}
+        return {
+            name: getattr(self, name)
+            for name in own
+            if name not in inherited and not name.startswith("_")
+        }
 
     def __repr__(self) -> str:
         return f"<Explorer: {self.title}>"
