@@ -2,10 +2,13 @@
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 import torch
 from javascript import WIDGETS, evaluate
@@ -17,10 +20,11 @@ from traitlets import TraitError
 from balancing import balance, imbalance, integrate_flow, lpq_norm, rescale
 from balancing._orbit import Orbit
 from balancing.graph import trace
-from balancing.widgets import EXPLORER_TYPE, Hyperbola, Rescale, _bundle
+from balancing.widgets import EXPLORER_TYPE, Explorer, Hyperbola, Layers, Rescale, _bundle
 
 PAIRS = [(2.0, 2.0), (1.0, 2.0), (2.0, 1.0), (1.5, 3.0)]
-EXPLORERS = [Hyperbola, Rescale]
+RESULTS = Path(__file__).parent.parent / "book" / "results"
+EXPLORERS = [Hyperbola, partial(Layers.recorded, RESULTS), Rescale]
 
 
 def weights(model: nn.Module) -> list[Tensor]:
@@ -90,6 +94,13 @@ def test_dead_units_stay_and_have_no_imbalance(tmp_path: Path) -> None:
     assert found[0][0][1] == 1
     assert found[1][0][1] == 0
     assert found[2] == pytest.approx(math.sqrt(9 + 9))
+
+
+def test_numbers_are_shown_in_four_digits(tmp_path: Path) -> None:
+    given = [0.0, 10_000.0, 99_999.4, -2.5, 0.1 + 0.2, 0.00123456, 1.5e-9, -3e20]
+    expected = ["0", "10000", "100000", "−2.5", "0.3", "0.001235", "1.50×10⁻⁹", "−3.00×10²⁰"]
+    found = evaluate(tmp_path, "common", "given.map(shown)", given)
+    assert [text.replace(" ", "") for text in found] == expected
 
 
 def test_integrator_against_a_solution_in_closed_form(tmp_path: Path) -> None:
@@ -178,16 +189,50 @@ def test_rescale_refuses_what_is_no_rescaling(factors: list[list[float]]) -> Non
         Rescale(factors=factors)
 
 
+RECORDED = pd.concat(
+    pd.read_csv(RESULTS / f"du2018.{name}.csv") for name in ("figure2", "drift")
+).drop_duplicates(["init", "step", "iteration"])
+COLUMNS = ("loss", "norm1", "norm2", "norm3", "gap12", "gap23", "ratio12", "ratio23")
+
+
+def test_layers_are_rows_of_the_recorded_tables(tmp_path: Path) -> None:
+    layers = Layers.recorded(RESULTS)
+    steps = [("balanced", 0.02)] + [("unbalanced", eta) for eta in (0.02, 0.08, 0.04, 0.01, 0.005)]
+    assert [(run["init"], run["step"]) for run in layers.runs] == steps
+    for run in layers.runs:
+        same = (RECORDED["init"] == run["init"]) & (RECORDED["step"] == run["step"])
+        rows = RECORDED[same].set_index("iteration").loc[run["iteration"]]
+        assert run["iteration"][0] == 0
+        assert run["iteration"][-1] == RECORDED[same]["iteration"].max()
+        for name in COLUMNS:
+            assert run[name] == [float(f"{value:.6g}") for value in rows[name]]
+    size = len(json.dumps(layers.state()))
+    print(f"{size / 1000:.1f} kB of state, {sum(len(run['loss']) for run in layers.runs)} rows")
+    assert size < 60_000
+
+    asked = [-5, 0, 99, 100, 5550, 10_000, 12_000]
+    code = "given[1].map((iteration) => rowAt(given[0], iteration))"
+    found = evaluate(tmp_path, "layers", code, [layers.runs[0], asked])
+    assert found == [0, 0, 0, 1, 55, 100, 100]
+
+
+def test_layers_need_both_starts() -> None:
+    table = RECORDED[RECORDED["init"] == "balanced"]
+    with pytest.raises(ValueError, match=r"balanced and an unbalanced run, got \['balanced'\]"):
+        Layers(table)
+
+
 @pytest.mark.parametrize("explorer", EXPLORERS)
-def test_what_a_notebook_stores(explorer: type[Any]) -> None:
-    data, _ = explorer()._repr_mimebundle_()
+def test_what_a_notebook_stores(explorer: Callable[[], Explorer]) -> None:
+    shown = explorer()
+    data, _ = shown._repr_mimebundle_()
     stored = json.loads(data[EXPLORER_TYPE])
-    assert stored["explorer"] == explorer.module_name()
+    assert stored["explorer"] == shown.module_name()
     assert stored["still"].startswith("<svg")
     assert "aria-label" in stored["still"]
     assert stored["state"] == explorer().state()
     assert not any(name.startswith("_") for name in stored["state"])  # no copy of the script
-    assert data["text/plain"] == f"<Explorer: {explorer.title}>"
+    assert data["text/plain"] == f"<Explorer: {shown.title}>"
     assert "application/vnd.jupyter.widget-view+json" in data  # live in a notebook
     assert data["image/png"]
     nbformat.validate(

@@ -157,7 +157,7 @@ export function shown(value) {
   const text =
     size && (size < 1e-3 || size >= 1e5)
       ? value.toExponential(2).replace(/e\+?(-?)(\d+)/, (_, sign, digits) => ` × 10${raised(sign + digits)}`)
-      : value.toPrecision(4).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
+      : `${+value.toPrecision(4)}`;
   return text.replace(/^-/, "−");
 }
 
