@@ -19,12 +19,14 @@ from traitlets import TraitError
 
 from balancing import balance, imbalance, integrate_flow, lpq_norm, rescale
 from balancing._orbit import Orbit
+from balancing._two_level import two_level
+from balancing.fixes import _multiplicative
 from balancing.graph import trace
-from balancing.widgets import EXPLORER_TYPE, Explorer, Hyperbola, Layers, Rescale, _bundle
+from balancing.widgets import EXPLORER_TYPE, Explorer, Hyperbola, Layers, Race, Rescale, _bundle
 
 PAIRS = [(2.0, 2.0), (1.0, 2.0), (2.0, 1.0), (1.5, 3.0)]
 RESULTS = Path(__file__).parent.parent / "book" / "results"
-EXPLORERS = [Hyperbola, partial(Layers.recorded, RESULTS), Rescale]
+EXPLORERS = [Hyperbola, partial(Layers.recorded, RESULTS), Race, Rescale]
 
 
 def weights(model: nn.Module) -> list[Tensor]:
@@ -220,6 +222,62 @@ def test_layers_need_both_starts() -> None:
     table = RECORDED[RECORDED["init"] == "balanced"]
     with pytest.raises(ValueError, match=r"balanced and an unbalanced run, got \['balanced'\]"):
         Layers(table)
+
+
+RACES = [(1, 5, 2.0, 2.0), (4, 9, 1.0, 1.0), (8, 12, 3.0, 3.0), (5, 8, 1.0, 3.0), (6, 8, 2.0, 1.0)]
+
+
+@pytest.mark.parametrize(("depth", "width", "p", "q"), RACES)
+def test_race_takes_the_librarys_steps(
+    depth: int, width: int, p: float, q: float, tmp_path: Path
+) -> None:
+    race = Race(depth=depth, width=width, p=p, q=q, spread=0.7, seed=width)
+    net = race.network()
+    found = evaluate(
+        tmp_path,
+        "race",
+        """(({p, q, ...given}) => {
+            const weights = network(given);
+            const at = orbit(weights, p, q);
+            const start = weights.slice(1).map((matrix) => matrix[0].map(() => 0));
+            const run = (step, last, tolerance) =>
+                visit([], at, (theta) => step(at, theta, p, q), start, last, tolerance);
+            const few = (list) => list.slice(0, 13).map(({norm, largest}) => [norm, largest]);
+            const [slow, fast] = [multiplicative, twoLevel].map((step) => run(step, 5000, 1e-8));
+            return {weights, slow: few(slow), fast: few(fast), passes: passes(weights, p, q),
+                theta: run(multiplicative, 12, 0).at(-1).theta,
+                ends: [slow, fast].map((list) => [list.at(-1).norm, list.at(-1).largest])};
+        })(given)""",
+        race.state(),
+    )
+    for ours, layer in zip(found["weights"], weights(net), strict=True):
+        close(ours, layer)
+
+    orbit = Orbit(trace(net), p, q)
+    for k, (point, ours) in enumerate(
+        zip(_multiplicative(orbit, 1e-30), found["slow"], strict=False)
+    ):
+        close(ours, torch.tensor([point.norm, point.max_imbalance], dtype=torch.float64))
+        start, each = found["passes"]["multiplicative"]
+        assert orbit.passes == pytest.approx(start + k * each, rel=1e-12)
+    close([x for layer in found["theta"] for x in layer], point.theta[1:])
+
+    # the library's sweeps are plain ones up to the second that leaves a tenth of the imbalance
+    orbit, same, previous = Orbit(trace(net), p, q), 0, math.inf
+    for k, (point, ours) in enumerate(zip(two_level(orbit, 1e-30), found["fast"], strict=False)):
+        close(ours, torch.tensor([point.norm, point.max_imbalance], dtype=torch.float64))
+        start, each = found["passes"]["twoLevel"]
+        assert orbit.passes == pytest.approx(start + k * each, rel=1e-12)
+        same += 1
+        if k and (point.max_imbalance > 0.1 * previous or point.max_imbalance < 1e-7):
+            break  # it extrapolates, or what is left is of the size of rounding
+        previous = point.max_imbalance
+    assert same >= 2
+
+    smallest = balance(net, p, q, tol=1e-10).norms[-1].item()
+    for norm, largest in found["ends"]:
+        assert norm == pytest.approx(smallest, rel=1e-12)
+        assert largest <= 1e-8
 
 
 @pytest.mark.parametrize("explorer", EXPLORERS)

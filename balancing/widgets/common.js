@@ -214,6 +214,22 @@ export function readout(key, name) {
   return { element: html("span", { class: "readout" }, html("span", {}, name), output), set };
 }
 
+/**
+ * Call `update` after each change of the state: by Python, or by the function that is returned,
+ * which takes new values and tells Python.
+ */
+export function bind(model, names, update) {
+  let ours = false;
+  for (const name of names) model.on(`change:${name}`, () => ours || update());
+  return (values) => {
+    ours = true;
+    for (const [name, value] of Object.entries(values)) model.set(name, value);
+    ours = false;
+    model.save_changes();
+    update();
+  };
+}
+
 /** Put the rows of an explorer into its element. */
 export function frame(el, ...rows) {
   el.classList.add("explorer");
@@ -258,7 +274,8 @@ export function player(name, advance) {
 const MARGIN = { left: 52, right: 10, top: 10, bottom: 40 };
 
 /**
- * A plot with two axes, {label, min, max, log}. Marks are kept by key: drawing one again moves it.
+ * A plot with two axes, {label, min, max, log, whole}: `whole` for ticks at whole numbers only. Marks
+ * are kept by key: drawing one again moves it.
  *
  * `series` 1 to 4 choose a colour and a dash; 0 is the text's colour.
  */
@@ -320,6 +337,12 @@ export function plot({ label, x, y, width = 380, height = 270, square = false })
     limits({ x: [left, right] = [axes.x.min, axes.x.max], y: [low, high] = [axes.y.min, axes.y.max] }) {
       Object.assign(axes.x, { min: left, max: right });
       Object.assign(axes.y, { min: low, max: high });
+      drawAxes();
+    },
+    /** Change what the axes are called. */
+    label({ x: below = axes.x.label, y: beside = axes.y.label }) {
+      axes.x.label = below;
+      axes.y.label = beside;
       drawAxes();
     },
     /** A line through [x, y] points; a point that is not finite interrupts it. */
@@ -432,7 +455,7 @@ export function plot({ label, x, y, width = 380, height = 270, square = false })
 }
 
 /** [value, text] of the ticks of an axis. */
-function ticks({ min, max, log }) {
+function ticks({ min, max, log, whole }) {
   if (log) {
     const [low, high] = [Math.ceil(Math.log10(min) - 1e-9), Math.floor(Math.log10(max) + 1e-9)];
     const skip = Math.max(1, Math.ceil((high - low) / 5));
@@ -442,7 +465,7 @@ function ticks({ min, max, log }) {
   }
   const rough = (max - min) / 5;
   const unit = 10 ** Math.floor(Math.log10(rough));
-  const step = unit * [1, 2, 5, 10].find((factor) => factor * unit >= rough);
+  const step = Math.max(whole ? 1 : 0, unit * [1, 2, 5, 10].find((factor) => factor * unit >= rough));
   const found = [];
   for (let n = Math.ceil(min / step - 1e-9); n * step <= max + 1e-9 * step; n++) found.push([n * step, shown(+(n * step).toPrecision(6))]);
   return found;
