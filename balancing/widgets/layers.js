@@ -89,7 +89,7 @@ function render({ model, el }) {
   const scrubber = slider("Iteration", { min: 0, max: 1, step: 1, value: 0, format: counted }, go);
   const chosen = choice(
     "Run",
-    runs.map(({ init, step }, n) => [n, `${init} start, step ${step}`]),
+    runs.map(({ init, step }, n) => [n, `${init}, step ${step}`]),
     0,
     (run) => {
       play.stop();

@@ -58,16 +58,15 @@ function drawing(weights, moved) {
   const units = weights.slice(0, -1).flatMap((matrix, h) => matrix.map((_, i) => [h, i]));
   const handles = units.map(([h, i], n) => {
     const [left, middle] = [x(h + 1), y(h + 1, i)];
-    const value = text("", { x: 16, y: -11, "text-anchor": "start", class: "halo" });
+    const value = text("", { x: left + 16, "text-anchor": "start", class: "halo" });
     const group = svg(
       "g",
       { class: "handle", tabindex: 0, role: "slider", "aria-label": `Factor of unit ${n + 1}`, "aria-orientation": "vertical", "aria-valuemin": -LIMIT, "aria-valuemax": LIMIT },
       svg("circle", { r: 17, class: "target" }),
       svg("circle", { r: 12, class: "grip" }),
       text(n + 1),
-      value,
     );
-    element.append(group);
+    element.append(value, group);
     let factor = 1;
     let offset = null; // while it is held: from the pointer to its middle
     const go = (exponent) => moved(h, i, 2 ** within(exponent));
@@ -91,6 +90,7 @@ function drawing(weights, moved) {
     return (a) => {
       factor = a;
       value.textContent = `×${a.toPrecision(2)}`;
+      value.setAttribute("y", middle + height(a) - 11);
       group.setAttribute("transform", `translate(${left} ${middle + height(a)})`);
       group.setAttribute("aria-valuenow", Math.log2(a).toFixed(2));
       group.setAttribute("aria-valuetext", shown(a));
@@ -143,7 +143,7 @@ function render({ model, el }) {
   const bars = plot({ ...box, x: { label: "hidden unit", min: 0.5, max: ones().flat().length + 0.49 }, y: { label: "shares", min: 0, max: 1 } });
   const out = {
     norm: readout("norm", "norm"),
-    minimum: readout("minimum", "smallest norm"),
+    minimum: readout("minimum", "minimum"),
     imbalance: readout("imbalance", "largest imbalance"),
     change: readout("change", "change of f"),
   };
