@@ -22,11 +22,20 @@ from balancing._orbit import Orbit
 from balancing._two_level import two_level
 from balancing.fixes import _multiplicative
 from balancing.graph import trace
-from balancing.widgets import EXPLORER_TYPE, Explorer, Hyperbola, Layers, Race, Rescale, _bundle
+from balancing.widgets import (
+    EXPLORER_TYPE,
+    Explorer,
+    Flow,
+    Hyperbola,
+    Layers,
+    Race,
+    Rescale,
+    _bundle,
+)
 
 PAIRS = [(2.0, 2.0), (1.0, 2.0), (2.0, 1.0), (1.5, 3.0)]
 RESULTS = Path(__file__).parent.parent / "book" / "results"
-EXPLORERS = [Hyperbola, partial(Layers.recorded, RESULTS), Race, Rescale]
+EXPLORERS = [Flow, Hyperbola, partial(Layers.recorded, RESULTS), Race, Rescale]
 
 
 def weights(model: nn.Module) -> list[Tensor]:
@@ -278,6 +287,32 @@ def test_race_takes_the_librarys_steps(
     for norm, largest in found["ends"]:
         assert norm == pytest.approx(smallest, rel=1e-12)
         assert largest <= 1e-8
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("q", [1.0, 1.5, 2.0, 3.0])
+def test_flow_is_the_librarys_flow(p: float, q: float, tmp_path: Path) -> None:
+    explorer = Flow(into=0.6 + 0.1 * p, out=0.2 + 0.1 * q)
+    net, times = explorer.network(), torch.linspace(0, 6, 7, dtype=torch.float64)
+    found = evaluate(
+        tmp_path,
+        "flow",
+        """(({into, out, times, p, q, tight}) => ({
+            own: flow(network(into, out), times, p, q, tight),
+            gradient: flow(network(into, out), times, 0, 0, tight),
+            losses: flow(network(into, out), times, p, q, tight).map(loss),
+        }))(given)""",
+        explorer.state()
+        | {"times": times.tolist(), "p": p, "q": q, "tight": {"rtol": 2e-14, "atol": 1e-16}},
+    )
+    own = integrate_flow(net, explorer.loss, times, p=p, q=q, rtol=1e-13, atol=1e-15)
+    gradient = integrate_flow(net, explorer.loss, times, rtol=1e-13, atol=1e-15)
+    for ours, path in ((found["own"], own), (found["gradient"], gradient)):
+        states = torch.tensor(ours, dtype=torch.float64).flatten(1)
+        # of the largest weight: for p = 1 one of them comes close to zero
+        error = (states - path.states).abs().max() / path.states.abs().max()
+        assert error < 1e-10
+    close(found["losses"], own.losses)
 
 
 @pytest.mark.parametrize("explorer", EXPLORERS)

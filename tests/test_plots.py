@@ -141,6 +141,12 @@ def imbalance_decay() -> Figure:
     return plots.imbalance_decay(times, {"flow": ratios, "gradient": ratios**2}, 2.0)
 
 
+def imbalances() -> Figure:
+    times = torch.linspace(0, 1, 5)
+    values = times[:, None] * torch.tensor([1.0, -2.0])
+    return plots.imbalances(times, {"flow": values, "gradient": values**2})
+
+
 def departure() -> Figure:
     rising, low = np.array([0, 0.1, 0.2]), np.full(3, 1e-10)
     return plots.departure(torch.arange(3.0), {"gradient": (rising, rising / 9), "own": (low, low)})
@@ -277,6 +283,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "mobility": lambda: plots.mobility(line()[0].exp(), {1: line()[0].exp(), 2: line()[0] ** 2}),
     "pairing": pairing,
     "imbalance_decay": imbalance_decay,
+    "imbalances": imbalances,
     "departure": departure,
     "finite_steps": lambda: plots.finite_steps([0.1, 0.05], STEPS),
     "race": lambda: plots.race(RACE),
@@ -652,6 +659,12 @@ def test_pairing_draws_a_mark_for_each_pair_and_none_below_its_axis() -> None:
     assert gradient.get_ydata().tolist() == [0.3, 1e-11]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["(1, 1)", "(2, 2)"]
     assert axes.get_ylim()[0] < 1e-16
+
+
+def test_imbalances_of_a_flow_share_a_label() -> None:
+    (axes,) = imbalances().axes
+    assert len(axes.lines) == 4
+    assert axes.get_legend_handles_labels()[1] == ["flow", "gradient"]
 
 
 def test_imbalance_decay_marks_the_exponential_in_every_panel() -> None:

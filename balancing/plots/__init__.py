@@ -29,7 +29,15 @@ from balancing.plots.fixes import (
     phases,
     safe_exponents,
 )
-from balancing.plots.flows import departure, finite_steps, imbalance_decay, mobility, pairing, race
+from balancing.plots.flows import (
+    departure,
+    finite_steps,
+    imbalance_decay,
+    imbalances,
+    mobility,
+    pairing,
+    race,
+)
 from balancing.plots.invariants import (
     conserved,
     drift,
@@ -67,6 +75,7 @@ __all__ = [
     "hinge",
     "hyperbolas",
     "imbalance_decay",
+    "imbalances",
     "kept",
     "layer_errors",
     "losses",

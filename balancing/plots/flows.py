@@ -16,6 +16,7 @@ __all__ = [
     "departure",
     "finite_steps",
     "imbalance_decay",
+    "imbalances",
     "mobility",
     "pairing",
     "race",
@@ -76,6 +77,22 @@ def imbalance_decay(times: Tensor, panels: Mapping[str, Tensor], decay: float) -
         axes.sharey(every[0])
     every[0].set_ylabel("$I_i(t) \\,/\\, I_i(0)$")
     return finish(figure)
+
+
+@styled
+def imbalances(times: Tensor, flows: Mapping[str, Tensor]) -> Figure:
+    """Imbalances of hidden units over time, along several flows.
+
+    Args:
+        times: shape (T,).
+        flows: name -> imbalances, shape (T, units); up to four.
+    """
+    figure, (axes,) = make_axes(height=2.9)
+    for index, (label, values) in enumerate(flows.items()):
+        for unit, line in enumerate(values.T):
+            draw_line(axes, times, line, index, label=label if unit == 0 else None)
+    axes.set(xlabel="time $t$", ylabel="$I_i(t)$")
+    return finish(figure, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 @styled

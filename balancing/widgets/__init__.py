@@ -5,9 +5,10 @@ of the same name, which does the mathematics and the drawing where the reader is
 """
 
 from balancing.widgets._explorer import EXPLORER_TYPE, Explorer
+from balancing.widgets.flow import Flow
 from balancing.widgets.hyperbola import Hyperbola
 from balancing.widgets.layers import Layers
 from balancing.widgets.race import Race
 from balancing.widgets.rescale import Rescale
 
-__all__ = ["EXPLORER_TYPE", "Explorer", "Hyperbola", "Layers", "Race", "Rescale"]
+__all__ = ["EXPLORER_TYPE", "Explorer", "Flow", "Hyperbola", "Layers", "Race", "Rescale"]
