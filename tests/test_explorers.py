@@ -337,6 +337,13 @@ def test_what_a_notebook_stores(explorer: Callable[[], Explorer]) -> None:
     )
 
 
+@pytest.mark.parametrize("explorer", EXPLORERS)
+def test_showing_one_leaves_the_global_generator_alone(explorer: type[Any]) -> None:
+    before = torch.get_rng_state()
+    explorer()._repr_mimebundle_()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("name", _bundle.names())
 def test_scripts_are_whole(name: str, tmp_path: Path) -> None:
     """A classic script and a widget's module define the explorer, and no import is left."""

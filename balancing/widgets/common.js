@@ -185,8 +185,9 @@ export function slider(name, { min, max, step, value, format = shown }, changed)
   return { element: html("label", { class: "control" }, html("span", {}, name), input, output), input, set };
 }
 
-/** A choice among [value, text] pairs. */
-export function choice(name, options, value, changed) {
+/** A choice among [value, text] pairs, or among values that are their own text. */
+export function choice(name, values, value, changed) {
+  const options = values.map((each) => (Array.isArray(each) ? each : [each, `${each}`]));
   const select = html(
     "select",
     { onchange: () => changed(options[select.selectedIndex][0]) },
@@ -228,6 +229,11 @@ export function bind(model, names, update) {
     model.save_changes();
     update();
   };
+}
+
+/** The line of a series, and its name. */
+export function swatch(series, name) {
+  return html("span", {}, html("span", { class: `swatch series-${series}` }), name);
 }
 
 /** Put the rows of an explorer into its element. */

@@ -1,9 +1,9 @@
 // Gradient flow and the weight-balancing flow of an l_pq norm, for a linear network 2-2-1.
-import { bind, button, choice, frame, html, integrate, player, plot, readout, row, shares, shown, slider } from "./common.js";
+import { bind, button, choice, frame, html, integrate, player, plot, readout, row, shares, shown, slider, swatch } from "./common.js";
 
 const TARGET = [2, 1];
 const TIME = 6;
-const SAMPLES = 121;
+const STEP = 0.05;
 const RANGE = 3;
 const LEAST = 0.02;
 const FIRST = [1, 0.25]; // the incoming weights of unit 1 have this direction
@@ -73,16 +73,10 @@ function balance([one, two, last], p, q) {
 
 /** The factors of unit 1's weights for which these are its shares. */
 export function weightsFor([into, out], p, q) {
-  const [, , [, other]] = network(1, 1);
   const share = (v) => balance(network(1, v), p, q)[0][1];
-  let [low, high] = [0, 1 + out + other];
-  while (share(high) < out) high *= 2;
-  for (let k = 0; k < 60; k++) {
-    const middle = (low + high) / 2;
-    if (share(middle) < out) low = middle;
-    else high = middle;
-  }
-  return { into: into ** (1 / q) / sizes(FIRST, p), out: (low + high) / 2 };
+  let low = 0;
+  for (let step = 64; step > 1e-16; step /= 2) if (share(low + step) < out) low += step;
+  return { into: into ** (1 / q) / sizes(FIRST, p), out: low };
 }
 
 function render({ model, el }) {
@@ -96,29 +90,28 @@ function render({ model, el }) {
   const gaps = plot({ ...size, x: { label: "time", min: 0, max: TIME }, y: { label: "in − out", min: -1, max: 1 } });
   for (let c = -2.5; c < 3; c += 0.5)
     plane.line(`level ${c}`, [[0, -c], [RANGE + 3, RANGE + 3 - c]], 0, { class: c ? "line contour" : "line solutions" });
-  const times = Array.from({ length: SAMPLES }, (_, i) => (TIME * i) / (SAMPLES - 1));
+  const times = Array.from({ length: TIME / STEP + 1 }, (_, k) => k * STEP);
   const names = ["weight-balancing flow", "gradient flow"];
   const out = names.map((name, f) =>
     [["own", "(p, q)"], ["square", "(2, 2)"], ["loss", "loss"]].map(([key, text]) => readout(`${f ? "gradient" : "balancing"}-${key}`, text)),
   );
-  const now = readout("time", "time");
   const settings = ["into", "out", "p", "q"];
   let known = "";
   let paths;
 
-  const norm = () => (model.get("measured") === "square" ? [2, 2] : [model.get("p"), model.get("q")]);
+  const norm = () => (model.get("measured") === "square" ? [2, 2] : ["p", "q"].map((name) => model.get(name)));
 
   function update() {
     const [into, outgoing, p, q] = settings.map((name) => model.get(name));
     const start = network(into, outgoing);
-    const key = settings.map((name) => model.get(name)).join();
+    const key = [into, outgoing, p, q].join();
     const options = { rtol: 1e-8, atol: 1e-10 };
-    if (key !== known) paths = [flow(start, times, p, q, options), flow(start, times, 0, 0, options)];
+    if (key !== known) paths = [p, 0].map((own) => flow(start, times, own, q, options));
     known = key;
     for (const [name, control] of Object.entries(controls)) control.set(model.get(name));
     const [a, b] = norm();
     const title = `(${a}, ${b})`;
-    const at = Math.round((model.get("time") / TIME) * (SAMPLES - 1));
+    const at = Math.round(model.get("time") / STEP);
     const gap = (rows, ...pair) => balance(rows, ...pair).map(([x, y]) => x - y);
     const moved = (path, ...pair) => {
       const first = gap(start, ...pair);
@@ -142,10 +135,8 @@ function render({ model, el }) {
     plane.text("name one", lines[0][0][0], "unit 1", { dx: -12, dy: 5, "text-anchor": "end" });
     plane.text("name two", lines[0][0][1], "unit 2", { dx: -8, dy: -10, "text-anchor": "end" });
     grip.set(lines[0][0][0]);
-    now.set(times[at]);
     paths.forEach((path, f) => {
-      const values = [moved(path, p, q), moved(path, 2, 2), loss(path[at])];
-      values.forEach((value, n) => out[f][n].set(value));
+      [moved(path, p, q), moved(path, 2, 2), loss(path[at])].forEach((value, n) => out[f][n].set(value));
     });
     const words = paths.map((path, f) => `${names[f]} ${shown(moved(path, a, b))}`).join(", ");
     const what = `Until time ${shown(times[at])} the ${title} imbalances have moved by at most: ${words}.`;
@@ -154,13 +145,13 @@ function render({ model, el }) {
   }
 
   const put = bind(model, [...settings, "time", "measured"], update);
-  const select = (key, name, options, format = String) =>
-    choice(name, options.map((each) => [each, format(each)]), model.get(key), (value) => put({ [key]: value }));
+  const exponents = [1, 1.5, 2, 3];
+  const norms = [["own", "(p, q)"], ["square", "(2, 2)"]];
   const controls = {
-    p: select("p", "p", [1, 1.5, 2, 3]),
-    q: select("q", "q", [1, 1.5, 2, 3]),
-    measured: select("measured", "Show imbalances in", ["own", "square"], (each) => (each === "own" ? "(p, q)" : "(2, 2)")),
-    time: slider("Time", { min: 0, max: TIME, step: TIME / (SAMPLES - 1), value: model.get("time") }, (time) => put({ time })),
+    p: choice("p", exponents, 1, (p) => put({ p })),
+    q: choice("q", exponents, 1, (q) => put({ q })),
+    measured: choice("Show imbalances in", norms, "own", (measured) => put({ measured })),
+    time: slider("Time", { min: 0, max: TIME, step: STEP }, (time) => put({ time })),
   };
   const grip = plane.handle(
     "start",
@@ -170,9 +161,9 @@ function render({ model, el }) {
     (shares) => put(weightsFor(shares.map((each) => Math.max(each, LEAST)), ...norm())),
   );
   const play = player("Play", () => {
-    const time = model.get("time") >= TIME ? 0 : model.get("time") + TIME / (SAMPLES - 1);
-    put({ time: Math.min(time, TIME) });
-    return time < TIME - 1e-9;
+    const time = model.get("time") >= TIME ? 0 : Math.min(model.get("time") + STEP, TIME);
+    put({ time });
+    return time < TIME - STEP / 2;
   });
   frame(
     el,
@@ -180,7 +171,7 @@ function render({ model, el }) {
     row("controls", controls.time, play),
     row("plots", plane, gaps),
     html("p", {}, "Drag the start of unit 1, or move it with the arrow keys. How far imbalances have moved by then:"),
-    ...names.map((name, f) => row("readouts", html("span", {}, html("span", { class: `swatch series-${f + 1}` }), name), ...out[f])),
+    ...names.map((name, f) => row("readouts", swatch(f + 1, name), ...out[f])),
   );
   update();
 }

@@ -48,7 +48,8 @@ class Flow(Explorer):
 
     def network(self) -> nn.Sequential:
         """The network at the start, in float64."""
-        net = mlp([2, 2, 1], activation="linear", dtype=torch.float64)
+        own = torch.Generator()  # not the global one
+        net = mlp([2, 2, 1], activation="linear", dtype=torch.float64, generator=own)
         rows = [[[self.into, self.into / 4], [-0.2, 0.7]], [[self.out, 1.0]]]
         with torch.no_grad():
             for parameter, values in zip(net.parameters(), rows, strict=True):

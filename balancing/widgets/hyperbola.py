@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from traitlets import Float
 
 from balancing import plots
+from balancing.networks import mlp
 from balancing.trajectories import integrate_flow
 from balancing.widgets._explorer import Explorer
 
@@ -36,7 +37,8 @@ class Hyperbola(Explorer):
 
     def still(self) -> tuple[Figure, str]:
         """The paths of the flow and of descent in the plane."""
-        net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
+        own = torch.Generator()  # not the global one
+        net = mlp([1, 1, 1], activation="linear", dtype=torch.float64, generator=own)
         nn.utils.vector_to_parameters(torch.tensor([self.u, self.v]).double(), net.parameters())
         x = torch.ones(1, 1, dtype=torch.float64)
 

@@ -1,5 +1,5 @@
 // Two methods that balance one network: Algorithm 1 of Saul 2023, and the two-level method.
-import { bind, button, choice, frame, html, normal, player, plot, readout, rescaled, row, shown, slider } from "./common.js";
+import { bind, button, choice, frame, html, normal, player, plot, readout, rescaled, row, shown, slider, swatch } from "./common.js";
 
 const TOLERANCE = 1e-8; // of the largest imbalance; the norm is then smallest but for rounding
 const MOST = 20000;
@@ -109,10 +109,10 @@ function render({ model, el }) {
     { key: "multiplicative", name: "Algorithm 1", steps: "updates", step: multiplicative },
     { key: "twoLevel", name: "two-level", steps: "sweeps", step: twoLevel },
   ];
-  for (const method of methods)
-    method.out = Object.entries({ steps: method.steps, passes: "passes", ratio: "norm / first norm", imbalance: "imbalance" }).map(
-      ([key, name]) => readout(`${method.key}-${key}`, name),
-    );
+  for (const method of methods) {
+    const words = { steps: method.steps, passes: "passes", ratio: "norm / first norm", imbalance: "imbalance" };
+    method.out = Object.entries(words).map(([key, name]) => readout(`${method.key}-${key}`, name));
+  }
   const settings = ["depth", "width", "spread", "seed", "p", "q"];
   let known = "";
   let least;
@@ -123,9 +123,8 @@ function render({ model, el }) {
     const at = orbit(weights, p, q);
     const start = weights.slice(1).map((matrix) => matrix[0].map(() => 0));
     for (const method of methods) {
-      const list = [];
+      const list = (method.list = []);
       const advance = (theta) => method.step(at, theta, p, q);
-      method.list = list;
       method.to = (last, tolerance) => visit(list, at, advance, start, last, tolerance);
       [method.first, method.each] = passes(weights, p, q)[method.key];
     }
@@ -170,8 +169,8 @@ function render({ model, el }) {
       [last, first + last * each, norm / start, largest].forEach((value, n) => out[n].set(value));
       return ` ${name} after ${last} ${steps}: largest imbalance ${shown(largest)}.`;
     });
-    excess.describe(`Norm over the smallest norm, less 1, on a logarithmic axis.${words.join("")}`);
-    units.describe(`Imbalances of all units, layer by layer, on a logarithmic axis.${words.join("")}`);
+    excess.describe(`Norm over the smallest norm, less 1.${words.join("")}`);
+    units.describe(`Imbalances of all units, layer by layer.${words.join("")}`);
     step.disabled = finished();
   }
 
@@ -185,15 +184,14 @@ function render({ model, el }) {
     if (!finished()) put({ steps: Math.min(MOST, model.get("steps") + by) });
     return !finished();
   };
-  const pick = (key, name, options, then) => choice(name, options.map((each) => [each, `${each}`]), model.get(key), (value) => then({ [key]: value }));
-  const slide = (key, name, options) => slider(name, { ...options, value: model.get(key) }, (value) => restart({ [key]: value }));
+  const exponents = [1, 1.5, 2, 3];
   const controls = {
-    depth: slide("depth", "Hidden layers", { min: 1, max: 8, step: 1 }),
-    width: slide("width", "Units in each", { min: 5, max: 40, step: 1 }),
-    spread: slide("spread", "Spread of the units", { min: 0, max: 2, step: 0.1 }),
-    p: pick("p", "p", [1, 1.5, 2, 3], restart),
-    q: pick("q", "q", [1, 1.5, 2, 3], restart),
-    count: pick("count", "Count", ["passes", "updates"], put),
+    depth: slider("Hidden layers", { min: 1, max: 8, step: 1 }, (depth) => restart({ depth })),
+    width: slider("Units in each", { min: 5, max: 40, step: 1 }, (width) => restart({ width })),
+    spread: slider("Spread of the units", { min: 0, max: 2, step: 0.1 }, (spread) => restart({ spread })),
+    p: choice("p", exponents, 2, (p) => restart({ p })),
+    q: choice("q", exponents, 2, (q) => restart({ q })),
+    count: choice("Count", ["passes", "updates"], "passes", (count) => put({ count })),
   };
   const step = button("Step", () => {
     run.stop();
@@ -205,21 +203,14 @@ function render({ model, el }) {
     return (done < 20 && frames++ % 6 > 0) || forward(1 + Math.floor(done / 40));
   });
   const { count, ...others } = controls;
+  const reset = button("Reset", () => restart({}));
+  const renew = button("New weights", () => restart({ seed: model.get("seed") + 1 }));
   frame(
     el,
     row("controls", ...Object.values(others)),
-    row(
-      "controls",
-      step,
-      run,
-      button("Reset", () => restart({})),
-      button("New weights", () => restart({ seed: model.get("seed") + 1 })),
-      count,
-    ),
+    row("controls", step, run, reset, renew, count),
     row("plots", excess, units),
-    ...methods.map(({ name, out }, m) =>
-      row("readouts", html("span", {}, html("span", { class: `swatch series-${m + 1}` }), name), ...out),
-    ),
+    ...methods.map(({ name, out }, m) => row("readouts", swatch(m + 1, name), ...out)),
     html(
       "p",
       {},

@@ -58,7 +58,8 @@ class Race(Explorer):
     def network(self) -> nn.Sequential:
         """The network that is shown: float64, He's weights, then a factor for each hidden unit."""
         widths = [*[self.width] * (self.depth + 1), math.ceil(self.width / 4)]
-        net, draw = mlp(widths, dtype=torch.float64), _normal(self.seed)
+        net = mlp(widths, dtype=torch.float64, generator=torch.Generator())  # not the global one
+        draw = _normal(self.seed)
         layers = [layer.weight for layer in net if isinstance(layer, nn.Linear)]
         with torch.no_grad():
             for weight in layers:
