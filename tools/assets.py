@@ -20,6 +20,8 @@ VENDOR = ROOT / "book" / "_static" / "vendor"
 
 # The combined component and what it loads on demand: fonts, TeX extensions, the menu, speech.
 MATHJAX = ("tex-mml-chtml.js", "input", "output/chtml", "a11y", "sre", "ui", "adaptors")
+# The previews of what a link leads to, and what places them.
+TIPPY = ("@popperjs/core/dist/umd/popper.min.js", "tippy.js/dist/tippy-bundle.umd.min.js")
 
 
 def fetch() -> None:
@@ -33,7 +35,7 @@ def fetch() -> None:
     stamp = VENDOR / "stamp"
     if stamp.is_file() and stamp.read_text() == wanted:
         return
-    print("fetching MathJax for the pages ...", flush=True)
+    print("fetching what the pages load ...", flush=True)
     scratch = ROOT / "_build"  # ignored by git, and on one disk with the target
     scratch.mkdir(exist_ok=True)
     VENDOR.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +44,8 @@ def fetch() -> None:
         fresh = Path(folder) / "vendor"
         for part in MATHJAX:
             _copy(modules / "mathjax" / "es5" / part, fresh / "mathjax" / part)
+        for script in TIPPY:
+            _copy(modules / script, fresh / "tippy" / Path(script).name)
         (fresh / "stamp").write_text(wanted)
         shutil.rmtree(VENDOR, ignore_errors=True)
         fresh.replace(VENDOR)
