@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from tools import ROOT, ToolError, notebooks
+from tools import ROOT, ToolError, colab, notebooks
 
 REMEDY = "run: make refresh (or .venv/bin/python -m tools.notebooks refresh {name})"
 
@@ -126,8 +126,8 @@ def test_refresh_executes_nothing_on_an_unchanged_tree(tiny: Path) -> None:
 
 def test_executed_notebook_is_deterministic(tiny: Path) -> None:
     first = load(tiny)
-    assert first.cells[1].outputs[0].text == "2\n"
-    assert [cell.id for cell in first.cells] == ["c001", "c002"]
+    assert first.cells[2].outputs[0].text == "2\n"
+    assert [cell.id for cell in first.cells] == ["c001", colab.CELL_ID, "c002"]
     assert "version" not in first.metadata.language_info
     assert set(first.metadata.balancing) == {"hash", "seconds"}
     notebooks.refresh(tiny.parents[1], every=True)
@@ -153,6 +153,20 @@ def test_a_new_library_file_makes_the_notebook_stale(tiny: Path) -> None:
     root = tiny.parents[1]
     (root / "balancing" / "widget.js").write_text("")
     assert notebooks.is_stale(tiny, root)
+
+
+def test_another_setup_for_colab_makes_the_notebook_stale(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = colab.setup_cell()
+    cell.source += "\n"
+    monkeypatch.setattr(colab, "setup_cell", lambda: cell)
+    assert notebooks.is_stale(tiny, tiny.parents[1])
+
+
+def test_setup_for_colab_comes_once_and_before_all_code(tiny: Path) -> None:
+    code = [cell for cell in load(tiny).cells if cell.cell_type == "code"]
+    assert [cell.id == colab.CELL_ID for cell in code] == [True, False]
 
 
 @pytest.mark.parametrize(

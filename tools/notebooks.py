@@ -22,7 +22,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from tools import ROOT, ToolError
+from tools import ROOT, ToolError, colab
 
 
 def chapters(root: Path = ROOT) -> list[Path]:
@@ -36,11 +36,17 @@ def _is_chapter(path: Path) -> bool:
 
 
 def source_notebook(source: Path) -> NotebookNode:
-    """The notebook that a chapter's source describes: cells without outputs, with lasting ids."""
+    """The notebook that a chapter's source describes: cells without outputs, with lasting ids.
+
+    Before the first code cell stands one that is in no source: the set-up for Google Colab.
+    """
     notebook: NotebookNode = jupytext.read(source)
     notebook.nbformat_minor = 5
     for number, cell in enumerate(notebook.cells, start=1):
         cell.id = f"c{number:03d}"
+    kinds = [cell.cell_type for cell in notebook.cells]
+    if "code" in kinds:
+        notebook.cells.insert(kinds.index("code"), colab.setup_cell())
     return notebook
 
 
@@ -49,7 +55,8 @@ def fingerprint(source: Path, root: Path = ROOT) -> str:
     results = (path for path in (root / "book" / "results").rglob("*") if path.is_file())
     library = (root / "balancing").rglob("*.*")
     code = (path for path in library if path.suffix in {".py", ".js"})
-    return hash_files([source, root / "constraints.txt", *results, *code], root)
+    files = hash_files([source, root / "constraints.txt", *results, *code], root)
+    return hashlib.sha256(f"{files} {colab.setup_cell().source}".encode()).hexdigest()
 
 
 def hash_files(paths: Iterable[Path], root: Path = ROOT) -> str:
@@ -129,7 +136,7 @@ def execute(source: Path, root: Path = ROOT) -> float:
 
 def _failure(source: Path, notebook: NotebookNode, error: CellExecutionError) -> str:
     """What a person needs to find the failing cell."""
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code = [c for c in notebook.cells if c.cell_type == "code" and c.id != colab.CELL_ID]
     # The failing cell is the last one that was started: execution goes in order.
     number = max(index for index, cell in enumerate(code, start=1) if cell.execution_count)
     trace = "" if not error.traceback else f"\n{error.traceback}"
