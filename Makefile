@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: book test serve refresh lint lab
+.PHONY: book test serve dist refresh lint lab
 .DELETE_ON_ERROR:
 
 book: .venv/book-installed  ## Build the site to _build/html
@@ -13,6 +13,9 @@ test: .venv/test-installed  ## Run every test; one of them: .venv/bin/pytest tes
 
 serve: book  ## Look at the site in a browser
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+dist: .venv/book-installed  ## The site as one file for reading without network: dist/balancing-site.zip
+	$(BIN)/python -m tools.dist
 
 refresh: .venv/book-installed  ## Execute every notebook again
 	$(BIN)/python -m tools.notebooks refresh --all
