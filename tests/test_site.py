@@ -113,6 +113,8 @@ def test_zip_holds_what_a_reader_needs(tmp_path: Path) -> None:
         "index.html",
         "404.html",
         "sitemap.xml",
+        "objects.inv",
+        "tippy_doi_cache.json",
         ".buildinfo",
         ".doctrees/a.doctree",
         "_static/a.js",

@@ -14,8 +14,11 @@ from tools import ROOT, ToolError, site
 ARCHIVE = ROOT / "dist" / "balancing-site.zip"
 TOP = "balancing"
 
-# For web servers, search engines and debuggers; no page asks for them. Nor for hidden files.
-_LEFT_OUT_NAMES = {"404.html", "sitemap.xml"}
+# For web servers, search engines, other books and the builder; no page asks for them. Nor for
+# hidden files and for what helps to debug scripts.
+_LEFT_OUT_NAMES = {"404.html", "sitemap.xml", "objects.inv"} | {
+    f"tippy_{kind}_cache.json" for kind in ("doi", "rtd", "wiki")
+}
 _LEFT_OUT_ENDINGS = {".map"}
 
 
