@@ -23,6 +23,7 @@ from balancing.experiments.du2018 import figure2 as run_figure2
 from balancing.experiments.saul2023 import Figure2Config as SaulConfig
 from balancing.experiments.saul2023 import figure2 as run_saul_figure2
 from balancing.plots._style import COLOURS
+from balancing.plots._svg import inline_svg
 
 INK = "#010203"  # becomes the page's own text colour
 SVG = "application/vnd.balancing.figure+svg"
@@ -376,6 +377,38 @@ def test_svg(name: str) -> None:
     assert targets
     assert targets <= ids(svg)
     assert plt.get_fignums() == []
+
+
+def test_svg_is_small() -> None:
+    figure = Figure()
+    figure.subplots().plot(np.arange(1000) / 7, np.arange(1000) ** 2 / 7, ".", color=INK, alpha=0.5)
+    vector = io.StringIO()
+    figure.savefig(vector, format="svg")
+    svg = svg_of(figure)
+    assert len(svg) < 0.5 * len(vector.getvalue())
+    assert not re.search(r"\d\.\d{3}", re.sub(r"scale\([^)]*\)", "", svg))
+    assert "scale(0.015625)" in svg, "the letters' own scale is not to be rounded"
+
+
+def test_svg_is_still_the_same_picture() -> None:
+    path = "M 1.23456 -2 \nL 3 4 \nL 5.004 6.1 \nC 1 2 3 4 5 6 \nL 7 8 \nz\nM 0 0 \n"
+    style = "fill: red; fill-opacity: 0.5"
+    markers = "".join(f'<use xlink:href="#m" x="{x}" y="0" style="{style}"/>\n' for x in (1, 2))
+    figure = (
+        '<svg xmlns:xlink="http://www.w3.org/1999/xlink" width="72pt" height="9pt"><!-- a -->\n'
+        f'<path id="gone" d="{path}" transform="translate(-0.125 2)"/>\n'
+        f'<g clip-path="url(#c)">\n{markers}</g><path id="m"/><clipPath id="c"/></svg>'
+    )
+    svg = inline_svg(figure, "A", ink=INK)
+    prefix = re.search(r'href="#(f\w{8}-)', svg)[1]
+    assert svg == (
+        '<svg role="img" aria-label="A" style="width: 100%; max-width: 96px; min-width: 58px; '
+        'height: auto"><path d="M1.23 -2 3 4 5 6.1C1 2 3 4 5 6L7 8zM0 0" '
+        'transform="translate(-0.12 2)"/>'
+        f'<g clip-path="url(#{prefix}0)" style="{style}"><use href="#{prefix}1" x="1" y="0"/>'
+        f'<use href="#{prefix}1" x="2" y="0"/></g><path id="{prefix}1"/>'
+        f'<clipPath id="{prefix}0"/></svg>'
+    )
 
 
 def test_curves_keep_their_own_colours() -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
-import html
 import io
-import re
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from balancing.plots._svg import inline_svg
 
 __all__ = [
     "COLOURS",
@@ -71,7 +70,8 @@ class FigureOutput:
             tight: Any = {"bbox_inches": "tight", "pad_inches": 0.05}  # a legend may stand outside
             figure.savefig(vector, format="svg", metadata={"Date": None}, **tight)
             figure.savefig(raster, format="png", dpi=110, facecolor="white", **tight)
-        self._svg, self._png = _inline_svg(vector.getvalue(), alt), raster.getvalue()
+        self._png = raster.getvalue()
+        self._svg = inline_svg(vector.getvalue(), alt, ink=INK)
 
     def __repr__(self) -> str:
         return f"<Figure: {self._alt}>"
@@ -97,26 +97,6 @@ def show(figure: Figure, alt: str) -> FigureOutput:
     if not alt.strip():
         raise ValueError("alt must say what one would see in the figure")
     return FigureOutput(figure, " ".join(alt.split()))
-
-
-def _inline_svg(svg: str, alt: str) -> str:
-    """Make matplotlib's SVG file fit for a page: inherit its colour, scale, keep ids apart."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = svg.replace(INK, "currentColor")
-    prefix = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8] + "-"
-    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
-    svg = re.sub(r'href="#', f'href="#{prefix}', svg)
-    svg = svg.replace("url(#", f"url(#{prefix}")
-    width = re.search(r'<svg[^>]*?\bwidth="([\d.]+)pt"', svg)
-    assert width is not None, "matplotlib writes the width in points"
-    pixels = float(width[1]) / 72 * 96
-    # on a phone a wide figure scrolls rather than shrinks until it cannot be read
-    style = f"width: 100%; max-width: {pixels:.0f}px; min-width: {0.6 * pixels:.0f}px; height: auto"
-    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[\d.]+pt"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[\d.]+pt"', r"\1", svg, count=1)
-    label = html.escape(alt, quote=True)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1).strip()
 
 
 def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
