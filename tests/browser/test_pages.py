@@ -1,26 +1,15 @@
 """Every page of the site, opened in Chromium with the network out of reach."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
-import pytest
-import yaml
-from harness import Visit
-
-from tools import ROOT
+from harness import Visit, listed_pages
 
 Go = Callable[[str], Visit]
-
-
-def listed_pages() -> list[str]:
-    """The pages that the table of contents asks for, and the ones that Sphinx adds."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    return [f"{name}.html" for name in [toc["root"], *chapters, "search"]]
 
 
 class _Anchors(HTMLParser):
@@ -37,18 +26,6 @@ def anchors(path: Path) -> set[str]:
     parser = _Anchors()
     parser.feed(path.read_text(encoding="utf-8"))
     return parser.ids
-
-
-@pytest.fixture(scope="session")
-def address(html: Path, serve: Callable[[Path], str]) -> str:
-    return serve(html)
-
-
-@pytest.fixture(scope="module", params=listed_pages())
-def opened(request: pytest.FixtureRequest, address: str, visit: Go) -> Iterator[Visit]:
-    seen = visit(f"{address}/{request.param}")
-    yield seen
-    seen.page.context.close()
 
 
 def test_every_page_of_the_site_is_looked_at(html: Path) -> None:
@@ -106,19 +83,6 @@ def leads_somewhere(link: str, address: str, html: Path) -> bool:
     if not path.is_file():
         return False
     return not anchor or path.suffix != ".html" or unquote(anchor) in anchors(path)
-
-
-def test_page_fits_a_phone(opened: Visit) -> None:
-    page = opened.page
-    page.set_viewport_size({"width": 390, "height": 844})
-    wide = page.evaluate(
-        """() => document.documentElement.scrollWidth <= 390 ? [] :
-            [...document.querySelectorAll('.bd-main *')]
-                .filter(e => e.getBoundingClientRect().right > 391)
-                .slice(0, 5).map(e => e.tagName + '.' + e.className)"""
-    )
-    assert wide == [], "these are wider than a phone"
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_harness_sees_what_it_should(
