@@ -19,8 +19,9 @@ LOCK = ROOT / "tools" / "assets" / "package-lock.json"
 TEST_LOCK = ROOT / "tests" / "browser" / "node" / "package-lock.json"
 VENDOR = ROOT / "book" / "_static" / "vendor"
 
-# The combined component and what it loads on demand: fonts, TeX extensions, the menu, speech.
-MATHJAX = ("tex-mml-chtml.js", "input", "output/chtml", "a11y", "sre", "ui", "adaptors")
+# The combined component and what it loads on demand: fonts and TeX extensions (the pages have no
+# menu that could ask for the rest).
+MATHJAX = ("tex-mml-chtml.js", "input/tex", "output/chtml")
 # The previews of what a link leads to, and what places them.
 TIPPY = ("@popperjs/core/dist/umd/popper.min.js", "tippy.js/dist/tippy-bundle.umd.min.js")
 
