@@ -20,7 +20,7 @@ def inline_svg(svg: str, alt: str, *, ink: str) -> str:
     """
     svg = _shorten(svg[svg.index("<svg") :]).replace(ink, "currentColor")
     # several figures stand on one page
-    digest = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(svg.encode()).hexdigest()[:5]
     svg = _rename_ids(svg, f"f{digest}-")
     width = re.search(r'<svg[^>]*?\bwidth="([\d.]+)pt"', svg)
     assert width is not None, "matplotlib writes the width in points"
@@ -41,6 +41,7 @@ def _shorten(svg: str) -> str:
     )
     svg = re.sub(r"scale\([^)]*\)|-?\d+\.\d{3,}", _round, svg)
     svg = re.sub(r'(?<= d=")[^"]*', lambda path: _shorten_path(path[0]), svg)
+    svg = re.sub(r'(?<= style=")[^"]*', lambda style: re.sub(r"(?<=[:;]) ", "", style[0]), svg)
     svg = re.sub(r"(<g[^>]*)>\s*((?:<use[^>]*/>\s*){2,})</g>", _share_style, svg)
     return re.sub(r">\s+<", "><", svg)
 

@@ -287,7 +287,7 @@ def test_forced_colours(chapter: Page) -> None:
             probe.style.color = 'Canvas';
             document.body.append(probe);
             const lines = [...document.querySelectorAll(
-                '.balancing-figure [style*="stroke: currentColor"]')];
+                '.balancing-figure [style*="stroke:currentColor"]')];
             return [getComputedStyle(probe).color,
                     [...new Set(lines.map(line => getComputedStyle(line).stroke))]];
         }"""
