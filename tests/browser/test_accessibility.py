@@ -41,7 +41,8 @@ def violations(
     page.evaluate(axe)
     found: list[str] = page.evaluate(
         """async ([rules, whole]) => {
-            const boxes = whole ? [] : [...document.querySelectorAll('mjx-container, main svg')];
+            const boxes = [...document.querySelectorAll(
+                whole ? 'none' : 'mjx-container, .balancing-figure svg')];
             const sizes = boxes.map(box => box.getBoundingClientRect());
             const styles = boxes.map(box => box.style.cssText);
             const inside = boxes.map((box, at) => {
