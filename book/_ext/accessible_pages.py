@@ -17,7 +17,7 @@ MENDED = (
     (r'(<button class="[^"]*search-button-field[^>]*?) aria-label="Search"', r"\1"),
     (r'<summary aria-label="Toggle hidden content">', "<summary>"),
     # The corner of a table of data is no heading of anything.
-    (r"<th></th>", "<td></td>"),
+    (r'<th(?: class="head")?></th>', "<td></td>"),
     # Roles that left the standard, or that a list's anchors between its items do not allow.
     (r'(<div [^>]*) role="doc-biblioentry"', r"\1"),
     (r'<div role="list" class="citation-list"', '<div class="citation-list"'),

@@ -35,14 +35,14 @@ def violations(
 ) -> list[str]:
     """What axe finds: all of it in our content, and the serious in the theme around it.
 
-    Not `whole`: what is inside formulas and figures is taken out meanwhile. Most of a page's
+    Not `whole`: the letters of formulas and figures are taken out meanwhile. Most of a page's
     elements are there, and none has a text whose colour or size axe could judge.
     """
     page.evaluate(axe)
     found: list[str] = page.evaluate(
         """async ([rules, whole]) => {
             const boxes = [...document.querySelectorAll(
-                whole ? 'none' : 'mjx-container, .balancing-figure svg')];
+                whole ? 'none' : 'mjx-math, .balancing-figure svg')];
             const sizes = boxes.map(box => box.getBoundingClientRect());
             const styles = boxes.map(box => box.style.cssText);
             const inside = boxes.map((box, at) => {
