@@ -48,9 +48,9 @@ def _in_output(node: nodes.Node) -> bool:
 
 
 def add_times(app: Sphinx, document: nodes.document) -> None:
-    """Insert the line below the title, on pages that come from an executed notebook."""
+    """Insert the line below the title of a chapter: a page from an executed notebook."""
     path = Path(app.env.doc2path(app.env.docname))
-    if path.suffix != ".ipynb":
+    if path.suffix != ".ipynb" or app.env.docname == app.config.root_doc:
         return
     metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
     seconds = metadata.get("balancing", {}).get("seconds")
