@@ -1,7 +1,6 @@
 """What the browser tests run, and what they note about a page."""
 
 import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,22 +13,12 @@ from tools import ROOT
 from balancing._myst import ExplorerOnPage
 from balancing.widgets import EXPLORER_TYPE, Explorer, _bundle
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from tools.chromium import FLAGS, HOW_TO_GET_IT, find
 
+__all__ = ["ALLOWED_ERRORS", "FLAGS", "Visit", "chromium"]
 
-def listed_pages() -> list[str]:
-    """The pages that the table of contents asks for, and the ones that Sphinx adds."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    return [f"{name}.html" for name in [toc["root"], *chapters, "search"]]
+# The theme declares a constant twice; it costs nothing and is not ours to mend.
+ALLOWED_ERRORS = ("Identifier 'THEBE_JS_URL' has already been declared",)
 
 
 @dataclass
@@ -45,13 +34,9 @@ class Visit:
 
 def chromium() -> str:
     """Path of the browser; skips the test without one, or fails it where one is required."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = os.environ.get("BALANCING_CHROMIUM") or next(
-        filter(None, map(shutil.which, names)), None
-    )
-    if found:
+    if found := find():
         return found
-    need = "browser tests need Chromium: apt-get install chromium, or set BALANCING_CHROMIUM to one"
+    need = f"browser tests need Chromium: {HOW_TO_GET_IT}"
     if os.environ.get("BALANCING_REQUIRE_BROWSER") == "1":
         pytest.fail(need)
     pytest.skip(need)
