@@ -25,6 +25,14 @@ MATHJAX = ("tex-mml-chtml.js", "input/tex", "output/chtml")
 # The previews of what a link leads to, and what places them.
 TIPPY = ("@popperjs/core/dist/umd/popper.min.js", "tippy.js/dist/tippy-bundle.umd.min.js")
 
+# The typefaces of the printed book.
+FONTS = (
+    "source-serif-4-latin-400-normal",
+    "source-serif-4-latin-400-italic",
+    "source-serif-4-latin-600-normal",
+    "source-code-pro-latin-400-normal",
+)
+
 
 def fetch() -> None:
     """Bring `VENDOR` up to date; instant when it already is.
@@ -46,8 +54,9 @@ def fetch() -> None:
         fresh = Path(folder) / "vendor"
         for part in MATHJAX:
             _copy(modules / "mathjax" / "es5" / part, fresh / "mathjax" / part)
-        for script in TIPPY:
-            _copy(modules / script, fresh / "tippy" / Path(script).name)
+        for font in FONTS:
+            package = modules / "@fontsource" / font.partition("-latin-")[0]
+            _copy(package / "files" / f"{font}.woff2", fresh / "fonts" / f"{font}.woff2")
         (fresh / "stamp").write_text(wanted)
         shutil.rmtree(VENDOR, ignore_errors=True)
         fresh.replace(VENDOR)
