@@ -2,11 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: book test serve dist refresh lint lab
+.PHONY: book pdf test serve refresh lint lab
 .DELETE_ON_ERROR:
 
 book: .venv/book-installed  ## Build the site to _build/html
 	$(BIN)/python -m tools.site
+
+# Playwright and pypdf come with the tests: readers and Binder need no part of a browser.
+pdf: .venv/test-installed  ## Print the whole book to dist/balancing.pdf (needs Chromium)
+	$(BIN)/python -m tools.pdf
 
 test: .venv/test-installed  ## Run every test; one of them: .venv/bin/pytest tests/test_norms.py
 	$(BIN)/pytest

@@ -53,10 +53,21 @@ def build() -> Path:
     for old in (HTML, BUILD / ".doctrees"):
         shutil.rmtree(old, ignore_errors=True)
     print("building the pages ...", flush=True)
+    run_jupyter_book()
+    STAMP.write_text(wanted)
+    return index
+
+
+def run_jupyter_book(*options: str | Path) -> None:
+    """Build from the notebooks as they are, with further options of `jupyter-book build`.
+
+    Raises:
+        ToolError: The build failed, or had a warning.
+    """
     builder = Path(sys.executable).with_name("jupyter-book")
     done = subprocess.run(
         # A warning is an error; show all of them (they go to stderr), and nothing else.
-        [builder, "build", ROOT, "-W", "--keep-going", "--quiet"],
+        [builder, "build", ROOT, "-W", "--keep-going", "--quiet", *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -64,9 +75,7 @@ def build() -> Path:
     )
     if done.returncode:
         print(done.stdout, file=sys.stderr)
-        raise ToolError("The site was not built: mend the warnings above, run make book again.")
-    STAMP.write_text(wanted)
-    return index
+        raise ToolError("The book was not built: mend the warnings above, run make again.")
 
 
 def main() -> int:
