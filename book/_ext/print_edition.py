@@ -32,7 +32,7 @@ def arrange(app: Sphinx, document: nodes.document, _: str) -> None:
     if app.builder.name != BUILDER:
         return
     files = list(document.findall(addnodes.start_of_file))
-    keep_anchors_apart(app, document, files)
+    keep_anchors_apart(app, document)
     chapters = {file["docname"]: file for file in files}
     for file in files:
         file.parent.remove(file)
@@ -54,9 +54,7 @@ def arrange(app: Sphinx, document: nodes.document, _: str) -> None:
     document.append(running_heads([opening, *parts]))
 
 
-def keep_anchors_apart(
-    app: Sphinx, document: nodes.document, files: list[addnodes.start_of_file]
-) -> None:
+def keep_anchors_apart(app: Sphinx, document: nodes.document) -> None:
     """Rename anchors that an earlier chapter has, and lead all links to what they mean."""
     taken: set[str] = set()
     renamed: dict[tuple[str, str], str] = {}  # (page, anchor) -> anchor in the book
@@ -69,14 +67,16 @@ def keep_anchors_apart(
                 renamed[key] = fresh
                 taken.add(fresh)
             element["ids"][index] = renamed[key]
+    # The one section of a page, by the anchor that it had; a link to a page leads there.
+    opens = {page: old for (page, old) in reversed(renamed)}
     for page, element in elements:
         if "refid" in element:
             element["refid"] = renamed.get((page, element["refid"]), element["refid"])
         if "backrefs" in element:
             element["backrefs"] = [renamed.get((page, old), old) for old in element["backrefs"]]
-        target, _, anchor = element.get("refuri", "").removeprefix("#document-").partition("#")
-        if element.get("refuri", "").startswith("#document-") and anchor:
-            element["refuri"] = "#" + renamed.get((target, anchor), anchor)
+        if element.get("refuri", "").startswith("#document-"):
+            target, _, anchor = element["refuri"].removeprefix("#document-").partition("#")
+            element["refuri"] = "#" + renamed.get((target, anchor or opens[target]), anchor)
     # Figures, theorems and exercises find their numbers by their anchors.
     for page, kinds in app.env.toc_fignumbers.items():
         for kind, numbers in kinds.items():
