@@ -5,12 +5,9 @@
 Chromium draws it from the logo and the title; run it again when one of them changes.
 """
 
-import os
-import shutil
-
 from playwright.sync_api import sync_playwright
 
-from tools import ROOT
+from tools import ROOT, chromium
 
 STATIC = ROOT / "book" / "_static"
 CARD = STATIC / "social-card.png"
@@ -33,12 +30,8 @@ PAGE = """
 
 def draw() -> bytes:
     """The picture as a PNG."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = os.environ.get("BALANCING_CHROMIUM") or next(filter(None, map(shutil.which, names)))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-gpu"]
-        )
+        browser = playwright.chromium.launch(executable_path=chromium.find(), args=chromium.FLAGS)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_content(PAGE % (STATIC / "logo.svg").read_text(encoding="utf-8"))
         picture: bytes = page.screenshot()
