@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: book pdf test serve refresh lint lab
+.PHONY: book pdf test serve dist refresh lint lab
 .DELETE_ON_ERROR:
 
 book: .venv/book-installed  ## Build the site to _build/html

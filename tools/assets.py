@@ -54,6 +54,8 @@ def fetch() -> None:
         fresh = Path(folder) / "vendor"
         for part in MATHJAX:
             _copy(modules / "mathjax" / "es5" / part, fresh / "mathjax" / part)
+        for script in TIPPY:
+            _copy(modules / script, fresh / "tippy" / Path(script).name)
         for font in FONTS:
             package = modules / "@fontsource" / font.partition("-latin-")[0]
             _copy(package / "files" / f"{font}.woff2", fresh / "fonts" / f"{font}.woff2")

@@ -67,7 +67,8 @@ class Rescale(Explorer):
     def network(self) -> nn.Sequential:
         """The network as it is now, in float64."""
         widths = [len(self.weights[0][0]), *map(len, self.weights)]
-        net = mlp(widths, bias=True, dtype=torch.float64)
+        own = torch.Generator()  # not the global one
+        net = mlp(widths, bias=True, dtype=torch.float64, generator=own)
         layers = [layer for layer in net if isinstance(layer, nn.Linear)]
         with torch.no_grad():
             for layer, weight, bias in zip(layers, self.weights, self.biases, strict=True):

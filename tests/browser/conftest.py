@@ -59,9 +59,9 @@ def browser() -> Iterator[Browser]:
 def visit(browser: Browser) -> Callable[..., Visit]:
     """Open a page with a fresh profile; returns once its formulas are typeset."""
 
-    def go(address: str) -> Visit:
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        origin = "/".join(address.split("/")[:3]) + "/"
+    def go(address: str, **options: Any) -> Visit:
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+        origin = "/".join(address.split("/")[:3]) + "/"  # of a file: all files
         seen = Visit(context.new_page(), address)
 
         def refuse(route: Route) -> None:

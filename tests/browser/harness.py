@@ -6,19 +6,22 @@ from pathlib import Path
 
 import pytest
 import yaml
+from myst_nb.core.render import MimeData
 from playwright.sync_api import Page, ViewportSize
-
-from tools import ROOT
 
 from balancing._myst import ExplorerOnPage
 from balancing.widgets import EXPLORER_TYPE, Explorer, _bundle
-
+from tools import ROOT
 from tools.chromium import FLAGS, HOW_TO_GET_IT, find
 
-__all__ = ["ALLOWED_ERRORS", "FLAGS", "Visit", "chromium"]
+__all__ = ["FLAGS", "Visit", "chromium", "explorer_page", "listed_pages", "set_look"]
 
-# The theme declares a constant twice; it costs nothing and is not ours to mend.
-ALLOWED_ERRORS = ("Identifier 'THEBE_JS_URL' has already been declared",)
+
+def listed_pages() -> list[str]:
+    """The pages that the table of contents asks for, and the ones that Sphinx adds."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    return [f"{name}.html" for name in [toc["root"], *chapters, "search"]]
 
 
 @dataclass
@@ -40,6 +43,23 @@ def chromium() -> str:
     if os.environ.get("BALANCING_REQUIRE_BROWSER") == "1":
         pytest.fail(need)
     pytest.skip(need)
+
+
+def explorer_page(explorer: Explorer, folder: Path) -> Path:
+    """Write a page with one explorer, as the book's pages have it, and without the book."""
+    data, _ = explorer._repr_mimebundle_()
+    stored = MimeData(EXPLORER_TYPE, data[EXPLORER_TYPE])
+    (node,) = ExplorerOnPage.handle_mime(None, stored, inline=False)
+    scripts = [_bundle.page_script(name) for name in ("common", explorer.module_name(), "page")]
+    page = folder / f"{explorer.module_name()}.html"
+    page.write_text(
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        f'<meta name=viewport content="width=device-width"><title>{explorer.title}</title>'
+        f"<style>{_bundle.style()}</style>{node.astext()}"
+        + "".join(f"<script>{script}</script>" for script in scripts),
+        encoding="utf-8",
+    )
+    return page
 
 
 def set_look(page: Page, *, mode: str = "light", width: int = 1280) -> None:
