@@ -64,14 +64,17 @@ def is_current() -> bool:
     return STAMP.is_file() and STAMP.read_text() == fingerprint() and PDF.is_file()
 
 
-def build() -> Path:
+def build(browser: Browser | None = None) -> Path:
     """Bring everything up to date and print the book; returns the path of the PDF.
+
+    Args:
+        browser: what to print with; by default a browser is started.
 
     Raises:
         ToolError: Chromium is missing, or a notebook, a download, the page or the printing failed.
     """
     executable = chromium.find()
-    if executable is None:
+    if browser is None and executable is None:
         raise ToolError(f"The PDF is printed by Chromium: {chromium.HOW_TO_GET_IT}.")
     assets.fetch()
     notebooks.refresh()
@@ -86,10 +89,13 @@ def build() -> Path:
     shutil.move(PAGE.with_name("book") / "intro.html", PAGE)
     print("printing it ...", flush=True)
     PDF.parent.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=chromium.FLAGS)
+    if browser is not None:
         print_page(browser, PAGE, PDF)
-        browser.close()
+    else:
+        with sync_playwright() as playwright:
+            started = playwright.chromium.launch(executable_path=executable, args=chromium.FLAGS)
+            print_page(started, PAGE, PDF)
+            started.close()
     STAMP.write_text(wanted)
     return PDF
 
@@ -100,33 +106,32 @@ def print_page(browser: Browser, source: Path, target: Path) -> None:
     Raises:
         ToolError: The page asks for something outside this machine, or is not as it should be.
     """
-    context = browser.new_context(color_scheme="light", reduced_motion="reduce")
-    context.set_default_timeout(300_000)
-    refused: list[str] = []
+    with browser.new_context(color_scheme="light", reduced_motion="reduce") as context:
+        context.set_default_timeout(300_000)
+        refused: list[str] = []
 
-    def guard(route: Route) -> None:
-        if route.request.url.startswith(("file:", "data:", "blob:")):
-            route.continue_()
-        else:
-            refused.append(route.request.url)
-            route.abort()
+        def guard(route: Route) -> None:
+            if route.request.url.startswith(("file:", "data:", "blob:")):
+                route.continue_()
+            else:
+                refused.append(route.request.url)
+                route.abort()
 
-    context.route("**/*", guard)
-    page = context.new_page()
-    page.emulate_media(media="print")
-    page.goto(source.as_uri(), wait_until="load")
-    page.evaluate("window.MathJax?.startup?.promise")
-    page.evaluate(PREPARE)
-    faults = [f"asks for {address}" for address in refused] + page.evaluate(FAULTS)
-    if faults:
-        raise ToolError("The page cannot be printed as it is:\n" + "\n".join(faults[:20]))
-    # The browser knows the page numbers only when it has printed; their column is wide enough to
-    # change no line. The first time is for them alone.
-    _print(page, target, finished=False)
-    page.evaluate(NUMBER_CONTENTS, page_numbers(target))
-    _print(page, target, finished=True)
+        context.route("**/*", guard)
+        page = context.new_page()
+        page.emulate_media(media="print")
+        page.goto(source.as_uri(), wait_until="load")
+        page.evaluate("window.MathJax?.startup?.promise")
+        page.evaluate(PREPARE)
+        faults = [f"asks for {address}" for address in refused] + page.evaluate(FAULTS)
+        if faults:
+            raise ToolError("The page cannot be printed as it is:\n" + "\n".join(faults[:20]))
+        # The browser knows the page numbers only when it has printed, so the first time is for them
+        # alone; their column is wide enough to change no line.
+        _print(page, target, finished=False)
+        page.evaluate(NUMBER_CONTENTS, page_numbers(target))
+        _print(page, target, finished=True)
     mend_outline(target)
-    context.close()
 
 
 def _print(page: Page, target: Path, *, finished: bool) -> None:

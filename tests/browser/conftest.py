@@ -80,6 +80,8 @@ def visit(browser: Browser) -> Callable[..., Visit]:
             lambda answer: answer.ok or seen.missing.append(f"{answer.status} {answer.url}"),
         )
         seen.page.goto(address, wait_until="load")
+        if address.endswith("/index.html"):  # it leads on to the first page
+            seen.page.wait_for_url("**/intro.html")
         # not "networkidle": of files, and on a busy machine, the browser never says so
         seen.page.evaluate("Promise.all([window.MathJax?.startup?.promise, document.fonts.ready])")
         seen.page.wait_for_timeout(200)

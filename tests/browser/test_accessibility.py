@@ -224,6 +224,8 @@ def test_theme_switch(chapter: Page, key: str) -> None:
 
 
 def test_contents_of_the_page(chapter: Page) -> None:
+    # a key pressed this soon after hundreds of others would stop smooth scrolling
+    chapter.emulate_media(reduced_motion="reduce")
     tab_to(chapter, '.bd-sidebar-secondary a[href="#exercises"]')
     chapter.keyboard.press("Enter")
     expect(chapter.locator("#exercises")).to_be_in_viewport()

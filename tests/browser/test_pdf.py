@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import FLAGS, chromium
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 from pypdf import PageObject, PdfReader
 from pypdf.generic import Destination
 
@@ -18,11 +17,10 @@ from tools import ROOT, ToolError, pdf
 Outline = list[tuple[int, str, int]]  # depth, title, page counted from 1
 
 
-@pytest.fixture(scope="session")
-def book() -> PdfReader:
+@pytest.fixture(scope="module")
+def book(browser: Browser) -> PdfReader:
     """The PDF, made as `make pdf` does where it is missing or stale."""
-    chromium()
-    return PdfReader(pdf.build())
+    return PdfReader(pdf.build(browser))
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Sheet:
     prose: str  # the same without code, in which formulas are written as they are typed
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sheets(book: PdfReader) -> list[Sheet]:
     def read(page: PageObject) -> Sheet:
         words: list[str] = []
@@ -47,12 +45,12 @@ def sheets(book: PdfReader) -> list[Sheet]:
     return [read(page) for page in book.pages]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def text(sheets: list[Sheet]) -> list[str]:
     return [sheet.text for sheet in sheets]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def outline(book: PdfReader) -> Outline:
     def walk(entries: list, depth: int) -> Iterator[tuple[int, str, int]]:
         for entry in entries:
@@ -172,21 +170,17 @@ def test_book_is_tagged_for_readers_who_listen(book: PdfReader) -> None:
     assert book.root_object["/Lang"]
 
 
-@pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+@pytest.fixture
+def printed(browser: Browser, tmp_path: Path) -> Callable[[str], Path]:
     """Print a body; returns the PDF."""
-    executable, folder = chromium(), tmp_path_factory.mktemp("print")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
 
-        def go(body: str) -> Path:
-            source = folder / "page.html"
-            source.write_text(f'<article class="bd-article">{body}</article>')
-            pdf.print_page(browser, source, folder / "page.pdf")
-            return folder / "page.pdf"
+    def go(body: str) -> Path:
+        source = tmp_path / "page.html"
+        source.write_text(f'<article class="bd-article">{body}</article>')
+        pdf.print_page(browser, source, tmp_path / "page.pdf")
+        return tmp_path / "page.pdf"
 
-        yield go
-        browser.close()
+    return go
 
 
 @pytest.mark.parametrize(
