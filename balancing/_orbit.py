@@ -92,6 +92,12 @@ class Orbit:
         return torch.zeros(self.size, dtype=torch.float64, device=self.device)
 
     @property
+    def finite(self) -> bool:
+        """Whether all weights are surely finite, as sums of |W|^p are; they may just overflow."""
+        parts = (part for layer in self.layers for part in layer.parts)
+        return all(bool(torch.isfinite(part.plain_sums(True)).all()) for part in parts)
+
+    @property
     def passes(self) -> float:
         """How often the entries of |W|^p have been read, all of them counting as one."""
         entries = sum(layer.power.numel() for layer in self.layers)

@@ -65,6 +65,7 @@ class _TwoLevel:
         light = _light(blocks, self.sums)
         self.light_colours = [[b for b in colour if b in light] for colour in self.colours]
         self.coarse_links, self.coarse_exponents = _coarse_problem(self.sums)
+        self.chain = _chain(self.coarse_links)
         self.history = _History()
         self.start = orbit.start  # where the next sweep begins
         self.careful = self.extrapolates = self.stalled = False
@@ -143,10 +144,16 @@ class _TwoLevel:
         For p != q, and layers that read several groups, that of an approximation, in which the
         shares of all columns vary by themselves.
         """
-        if self.coarse_links:
+        if self.chain is not None:
+            # the slopes vanish where the sums of all links are equal
+            logs = torch.stack([self.sums.log_sum(link) for link in self.chain])
+            steps = (logs.mean() - logs).cumsum(0) / self.sums.q
+            groups = [link.target or "" for link in self.chain[:-1]]
+            self.sums.shift(dict(zip(groups, steps.tolist(), strict=False)))
+        elif self.coarse_links:
             log_sums = torch.stack([self.sums.log_sum(link) for link in self.coarse_links])
-            steps = least_sum(log_sums.numpy(force=True)[:, None], self.coarse_exponents)[:, 0]
-            self.sums.shift(dict(zip(self.sums.groups, steps.tolist(), strict=True)))
+            found = least_sum(log_sums.numpy(force=True)[:, None], self.coarse_exponents)[:, 0]
+            self.sums.shift(dict(zip(self.sums.groups, found.tolist(), strict=True)))
 
     def newton(self, point: Point) -> Point | None:
         """The point after a Newton step, halved as long as the norm rises; None for none.
@@ -241,6 +248,17 @@ def _coarse_problem(sums: Sums) -> tuple[list[Link], NDArray[np.float64]]:
             if end is not None:
                 exponents[row, number[end]] = exponent
     return links, exponents
+
+
+def _chain(links: list[Link]) -> list[Link] | None:
+    """The links in the order of a chain of groups, from outside to outside; None if it is none."""
+    behind = {link.source: link for link in links}
+    chain: list[Link] = []
+    at: str | None = None
+    while at in behind:
+        chain.append(behind.pop(at))
+        at = chain[-1].target
+    return chain if links and len(chain) == len(links) and at is None else None
 
 
 def _limit(point: Point, q: float) -> float:

@@ -191,9 +191,12 @@ def balance(
     tol = number("tol", tol, "a finite number above 0", lambda value: 0 < value < math.inf)
     max_iter = whole("max_iter", max_iter)
     graph = trace(model)
-    graph.check_finite()
+    graph.check_finite(weights=False)
     if exact:
         check_dtypes(graph)
+    orbit = Orbit(graph, p, q)
+    if not orbit.finite:
+        graph.check_finite()
     chosen = "two-level" if method == "auto" else method
     with tqdm(total=max_iter, desc="balance", disable=not progress, mininterval=0.5) as bar:
 
@@ -204,14 +207,15 @@ def balance(
                 bar.set_postfix(imbalance=f"{point.max_imbalance:.1e}", refresh=False)
                 bar.update(iteration - bar.n)
 
-        found = _solve(Orbit(graph, p, q), _METHODS[chosen], tol, max_iter, exact, report)
+        found = _solve(orbit, _METHODS[chosen], tol, max_iter, exact, report)
     if not found.converged:
         warnings.warn(
             f"balance() stopped after {max_iter} iterations (max_iter) at a relative imbalance "
             f"of {found.max_imbalance:.2g}, above tol = {tol:g}",
             stacklevel=3,  # the caller's line; torch.no_grad lies in between
         )
-    new = rescaled(graph, found.factors, found.memory)
+    # no entry of a matrix is larger than its norm
+    new = rescaled(graph, found.factors, found.memory, largest=found.norms[-1])
     if exact:
         check_restorable(graph, new)
     names = [name for edge in graph.edges for name in (edge.weight, edge.bias) if name]

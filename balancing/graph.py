@@ -173,10 +173,13 @@ class RescalingGraph:
         """Current biases of an edge, shape (target units,), or None."""
         return None if edge.bias is None else self.model.get_parameter(edge.bias)
 
-    def check_finite(self) -> None:
+    def check_finite(self, *, weights: bool = True) -> None:
         """Raise ValueError, naming the parameter, if a weight or bias is NaN or infinite.
 
         Or if it has no real values to speak of: a complex parameter, or one on the meta device.
+
+        Args:
+            weights: whether to look for NaN and infinity in the weights, too, or in biases alone.
         """
         for edge in self.edges:
             for name in filter(None, (edge.weight, edge.bias)):
@@ -188,7 +191,7 @@ class RescalingGraph:
                         f"parameter '{name}' is {parameter.dtype}; weights must be real, of a "
                         "floating-point dtype"
                     )
-                if not all_finite(parameter):
+                if (weights or name == edge.bias) and not all_finite(parameter):
                     bad = int((~torch.isfinite(parameter)).sum())
                     raise ValueError(
                         f"parameter '{name}' has {bad} NaN or infinite entries; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -92,6 +93,8 @@ def rescaled(
     graph: RescalingGraph,
     factors: Mapping[str, Tensor | Sequence[float] | float],
     memory: Mapping[str, Tensor] | None = None,
+    *,
+    largest: float = math.inf,
 ) -> dict[str, Tensor]:
     """What :func:`rescale` would write: parameter name -> new values, in the parameter's dtype.
 
@@ -102,6 +105,7 @@ def rescaled(
         factors: as in :func:`rescale`.
         memory: parameter name -> float64 tensor with as many entries on the same device. It is
             overwritten, and may be what is returned: fresh memory costs more than the arithmetic.
+        largest: a bound of the new weights, if one is known.
 
     Raises:
         ValueError: as :func:`rescale`.
@@ -129,8 +133,10 @@ def rescaled(
         bias = graph.bias(edge)
         if edge.bias is not None and bias is not None and into is not None:
             changed[edge.bias] = (bias.double() * into.to(device)).to(bias.dtype)
+    weights = {edge.weight for edge in graph.edges}
     for name, new in changed.items():
-        if not all_finite(new):
+        in_range = name in weights and largest < torch.finfo(new.dtype).max / 2
+        if not in_range and not all_finite(new):
             raise ValueError(f"these factors would make parameter '{name}' overflow {new.dtype}")
     return changed
 

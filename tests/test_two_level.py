@@ -8,6 +8,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from balancing import RescalingGraph, balance, mlp, rescale, trace
 from balancing._exponentials import least_sum
 from balancing._orbit import Orbit
 from balancing._sums import Sums
+from balancing._two_level import _chain, _TwoLevel
 from balancing.experiments.saul2023 import Figure2Config
 
 PAPER = Figure2Config().networks
@@ -247,6 +249,36 @@ def test_least_sum(log_slopes: np.ndarray, sizes: list[float]) -> None:
         if np.ptp(log_s) < 3:  # from farther off it may take more steps than it is given
             least = minimize(value, np.zeros(2), method="BFGS", options={"gtol": 1e-10}).fun
             assert value(at) <= least + 1e-5  # the square of the slope that may be left
+
+
+@pytest.mark.parametrize(("p", "q"), [(2, 2), (1, 2), (2, 1)])
+def test_coarse_step_of_a_chain_is_the_least_sum(p: float, q: float) -> None:
+    net = rescale(chain(12, 7), {"linear3": 100 * torch.rand(7, generator=generator(1))})
+    method = _TwoLevel(Orbit(trace(net), p, q), 1e-6)
+    assert method.chain is not None
+    log_sums = np.array([[float(method.sums.log_sum(link))] for link in method.coarse_links])
+    steps = least_sum(log_sums, method.coarse_exponents)[:, 0]
+    method.coarse_step()
+    for group, step in zip(method.sums.groups, steps, strict=True):
+        units = method.sums.theta[method.orbit.slots[group]]
+        torch.testing.assert_close(units, torch.full_like(units, step), rtol=0, atol=1e-9)
+    now = [float(method.sums.log_sum(link)) for link in method.coarse_links]
+    np.testing.assert_allclose(now, now[0], rtol=0, atol=1e-9)  # all are equal
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        [(None, "a"), ("a", "b"), ("b", None), ("a", None)],  # a skip connection
+        [(None, "a"), ("a", "b"), ("a", None)],  # no way out of b
+        [(None, "a"), ("b", None)],  # nor from a to b
+        [(None, "a"), ("a", None), ("b", "c"), ("c", "b")],  # a loop beside
+        [],
+    ],
+)
+def test_other_networks_are_no_chain(ends: list[tuple[str | None, str | None]]) -> None:
+    links = [SimpleNamespace(source=source, target=target) for source, target in ends]
+    assert _chain(links) is None
 
 
 def test_least_sum_of_a_chain_makes_all_terms_equal() -> None:
