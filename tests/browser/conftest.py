@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import FLAGS, Visit, chromium, listed_pages
-from playwright.sync_api import Browser, ConsoleMessage, Route, sync_playwright
+from harness import FLAGS, Visit, chromium, explorer_page, listed_pages
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
 
+from balancing.widgets import Explorer
 from tools import site
 
 
@@ -88,6 +89,20 @@ def visit(browser: Browser) -> Callable[..., Visit]:
         return seen
 
     return go
+
+
+@pytest.fixture
+def show(browser: Browser, tmp_path: Path) -> Iterator[Callable[[Explorer], Page]]:
+    """Open an explorer from a file, on a page of its own."""
+    context = browser.new_context(viewport={"width": 760, "height": 700})
+
+    def go(explorer: Explorer) -> Page:
+        page = context.new_page()
+        page.goto(explorer_page(explorer, tmp_path).as_uri())
+        return page
+
+    yield go
+    context.close()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,17 @@ from balancing.widgets import EXPLORER_TYPE, Explorer, _bundle
 from tools import ROOT
 from tools.chromium import FLAGS, HOW_TO_GET_IT, find
 
-__all__ = ["FLAGS", "Visit", "chromium", "explorer_page", "listed_pages", "set_look"]
+__all__ = [
+    "FLAGS",
+    "Visit",
+    "choose",
+    "chromium",
+    "explorer_page",
+    "listed_pages",
+    "press",
+    "set_look",
+    "value",
+]
 
 
 def listed_pages() -> list[str]:
@@ -78,3 +88,18 @@ def set_look(page: Page, *, mode: str = "light", width: int = 1280) -> None:
         }""",
         mode,
     )
+
+
+def value(page: Page, name: str) -> float:
+    """A number that an explorer shows, with all its digits."""
+    return float(page.locator(f"[data-name={name}]").get_attribute("data-value"))
+
+
+def press(page: Page, name: str) -> None:
+    """Press a button of an explorer."""
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def choose(page: Page, name: str, option: str) -> None:
+    """Choose from one of its menus."""
+    page.get_by_role("combobox", name=name, exact=True).select_option(option)

@@ -1,32 +1,19 @@
 """A weight-balancing flow beside gradient flow, in a browser and from a file."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from harness import explorer_page
-from playwright.sync_api import Browser, Locator, Page
+from harness import choose, value
+from playwright.sync_api import Locator, Page
 
-from balancing.widgets import Flow
+from balancing.widgets import Explorer, Flow
 
 PAIRS = [("1", "1"), ("1", "3"), ("1.5", "2"), ("2", "2"), ("3", "1")]
 
 
 @pytest.fixture
-def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 760, "height": 700})
-    opened = context.new_page()
-    opened.goto(explorer_page(Flow(), tmp_path).as_uri())
-    yield opened
-    context.close()
-
-
-def value(page: Page, name: str) -> float:
-    return float(page.locator(f"[data-name={name}]").get_attribute("data-value"))
-
-
-def choose(page: Page, name: str, option: str) -> None:
-    page.get_by_role("combobox", name=name, exact=True).select_option(option)
+def page(show: Callable[[Explorer], Page]) -> Page:
+    return show(Flow())
 
 
 def start(page: Page) -> Locator:

@@ -1,36 +1,22 @@
 """The recorded runs that one scrubs through, in a browser and from a file."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pandas as pd
 import pytest
-from harness import explorer_page
-from playwright.sync_api import Browser, Page
+from harness import value
+from playwright.sync_api import Page
 
-from balancing.widgets import Layers
+from balancing.widgets import Explorer, Layers
 from tools import ROOT
 
 RESULTS = ROOT / "book" / "results"
 COLUMNS = ("loss", "norm1", "norm2", "norm3", "gap12", "gap23", "ratio12", "ratio23")
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return explorer_page(Layers.recorded(RESULTS), tmp_path_factory.mktemp("layers"))
-
-
 @pytest.fixture
-def page(browser: Browser, written: Path) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 760, "height": 700})
-    opened = context.new_page()
-    opened.goto(written.as_uri())
-    yield opened
-    context.close()
-
-
-def value(page: Page, name: str) -> float:
-    return float(page.locator(f"[data-name={name}]").get_attribute("data-value"))
+def page(show: Callable[[Explorer], Page]) -> Page:
+    return show(Layers.recorded(RESULTS))
 
 
 def expect_row(page: Page, table: str, init: str, step: float) -> None:

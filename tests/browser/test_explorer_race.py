@@ -1,37 +1,20 @@
 """The race of two methods, in a browser and from a file."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from harness import explorer_page
-from playwright.sync_api import Browser, Page
+from harness import choose, press, value
+from playwright.sync_api import Page
 
 from balancing import balance
-from balancing.widgets import Race
+from balancing.widgets import Explorer, Race
 
 METHODS = ("multiplicative", "twoLevel")
 
 
 @pytest.fixture
-def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 760, "height": 700})
-    opened = context.new_page()
-    opened.goto(explorer_page(Race(depth=3, width=8), tmp_path).as_uri())
-    yield opened
-    context.close()
-
-
-def value(page: Page, name: str) -> float:
-    return float(page.locator(f"[data-name={name}]").get_attribute("data-value"))
-
-
-def press(page: Page, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
-
-
-def choose(page: Page, name: str, option: str) -> None:
-    page.get_by_role("combobox", name=name, exact=True).select_option(option)
+def page(show: Callable[[Explorer], Page]) -> Page:
+    return show(Race(depth=3, width=8))
 
 
 def run(page: Page) -> None:

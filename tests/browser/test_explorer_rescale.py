@@ -1,36 +1,18 @@
 """The network that one rescales by hand, in a browser and from a file."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from harness import explorer_page
-from playwright.sync_api import Browser, Page
+from harness import press, value
+from playwright.sync_api import Page
 
 from balancing import balance, lpq_norm
-from balancing.widgets import Rescale
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return explorer_page(Rescale(), tmp_path_factory.mktemp("rescale"))
+from balancing.widgets import Explorer, Rescale
 
 
 @pytest.fixture
-def page(browser: Browser, written: Path) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 760, "height": 700})
-    opened = context.new_page()
-    opened.goto(written.as_uri())
-    yield opened
-    context.close()
-
-
-def value(page: Page, name: str) -> float:
-    return float(page.locator(f"[data-name={name}]").get_attribute("data-value"))
-
-
-def press(page: Page, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
+def page(show: Callable[[Explorer], Page]) -> Page:
+    return show(Rescale())
 
 
 def unit(page: Page, number: int) -> tuple[float, float]:
