@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from docutils import nodes
 
+from balancing.plots._style import FIGURE_TYPE
+from balancing.widgets._explorer import EXPLORER_TYPE
+
 if TYPE_CHECKING:
     from myst_nb.core.render import MimeData, NbElementRenderer
 
-FIGURE_TYPE = "application/vnd.balancing.figure+svg"
-EXPLORER_TYPE = "application/vnd.balancing.explorer+json"
 PAGES = ("html", "dirhtml", "singlehtml")
 
 

@@ -17,6 +17,7 @@ from balancing.plots._svg import inline_svg
 __all__ = [
     "COLOURS",
     "DASHES",
+    "FIGURE_TYPE",
     "INK",
     "FigureOutput",
     "draw_line",
@@ -26,6 +27,7 @@ __all__ = [
     "styled",
 ]
 
+FIGURE_TYPE = "application/vnd.balancing.figure+svg"
 # A colour that no data uses: it becomes the page's text colour in the SVG.
 INK = "#010203"
 # Okabe and Ito's blue, vermilion, green and purple, shifted until each has a contrast of at
@@ -80,7 +82,7 @@ class FigureOutput:
         return {
             "text/plain": repr(self),
             "image/png": base64.b64encode(self._png).decode(),
-            "application/vnd.balancing.figure+svg": self._svg,
+            FIGURE_TYPE: self._svg,
         }
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from traitlets import TraitType
 
 from balancing import plots
+from balancing.plots._style import FIGURE_TYPE
 from balancing.widgets import _bundle
 
 __all__ = ["EXPLORER_TYPE", "Explorer"]
@@ -65,7 +66,7 @@ class Explorer(anywidget.AnyWidget):
             "explorer": self.module_name(),
             "title": self.title,
             "state": self.state(),
-            "still": still["application/vnd.balancing.figure+svg"],
+            "still": still[FIGURE_TYPE],
         }
         data = {
             **live,

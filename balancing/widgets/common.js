@@ -285,7 +285,7 @@ const MARGIN = { left: 52, right: 10, top: 10, bottom: 40 };
  *
  * `series` 1 to 4 choose a colour and a dash; 0 is the text's colour.
  */
-export function plot({ label, x, y, width = 380, height = 270, square = false }) {
+export function plot({ label, x, y, width = 380, height = 270 }) {
   const axes = { x: { ...x }, y: { ...y } };
   const inner = { width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
   const scales = svg("g", { class: "axes", "aria-hidden": "true" });
@@ -411,7 +411,7 @@ export function plot({ label, x, y, width = 380, height = 270, square = false })
      * A handle that can be dragged by mouse or finger, and moved by the arrow keys.
      * `say` gives its value in words; `moved` gets the new [x, y].
      */
-    handle(key, name, start, say, moved, step = 0.05) {
+    handle(name, start, say, moved, step = 0.05) {
       let place = start;
       element.setAttribute("role", "group"); // an image may hold no control
       const group = svg("g", { class: "handle", tabindex: 0, role: "slider", "aria-label": name });
@@ -455,7 +455,6 @@ export function plot({ label, x, y, width = 380, height = 270, square = false })
       return { element: group, set };
     },
   };
-  if (square) element.classList.add("square");
   drawAxes();
   return draw;
 }

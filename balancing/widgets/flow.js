@@ -85,7 +85,6 @@ function render({ model, el }) {
     ...size,
     x: { label: "into the unit", min: 0, max: RANGE },
     y: { label: "out of the unit", min: 0, max: RANGE },
-    square: true,
   });
   const gaps = plot({ ...size, x: { label: "time", min: 0, max: TIME }, y: { label: "in − out", min: -1, max: 1 } });
   for (let c = -2.5; c < 3; c += 0.5)
@@ -154,7 +153,6 @@ function render({ model, el }) {
     time: slider("Time", { min: 0, max: TIME, step: STEP }, (time) => put({ time })),
   };
   const grip = plane.handle(
-    "start",
     "Start of unit 1",
     [1, 1],
     ([x, y]) => `into ${shown(x)}, out ${shown(y)}`,

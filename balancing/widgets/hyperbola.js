@@ -43,7 +43,6 @@ function render({ model, el }) {
     y: { label: "v", min: -RANGE, max: RANGE },
     width: 340,
     height: 328,
-    square: true,
   });
   const gaps = plot({
     label: "",
@@ -100,7 +99,6 @@ function render({ model, el }) {
     update();
   };
   const grip = plane.handle(
-    "start",
     "Start",
     [model.get("u"), model.get("v")],
     ([u, v]) => `u = ${shown(u)}, v = ${shown(v)}`,
