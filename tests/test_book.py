@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from tools import ROOT, ToolError, colab, notebooks
+from tools import ROOT, ToolError, colab, notebooks, site
 
 REMEDY = "run: make refresh (or .venv/bin/python -m tools.notebooks refresh {name})"
 
@@ -149,9 +149,10 @@ def test_a_change_makes_the_notebook_stale(tiny: Path, changed: str) -> None:
     assert notebooks.is_stale(tiny, root)
 
 
-def test_a_new_library_file_makes_the_notebook_stale(tiny: Path) -> None:
+@pytest.mark.parametrize("name", ["widget.js", "01.toml"])
+def test_a_new_library_file_makes_the_notebook_stale(tiny: Path, name: str) -> None:
     root = tiny.parents[1]
-    (root / "balancing" / "widget.js").write_text("")
+    (root / "balancing" / name).write_text("")
     assert notebooks.is_stale(tiny, root)
 
 
@@ -220,3 +221,12 @@ def test_plain_pages_are_not_chapters(tiny: Path) -> None:
 )
 def test_speaks(code: str, expected: bool) -> None:
     assert speaks(code) is expected
+
+
+def test_site_depends_on_every_quiz(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: set[Path] = set()
+    monkeypatch.setattr(notebooks, "hash_files", lambda paths: hashed.update(paths) or "")
+    site.fingerprint()
+    library = ROOT / "balancing"
+    assert library / "norms.py" in hashed
+    assert set(library.rglob("*.toml")) <= hashed

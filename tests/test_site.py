@@ -74,7 +74,7 @@ def test_setup_fetches_the_book_and_leaves_torch_alone(on_colab: Machine) -> Non
     # Without --no-deps pip would follow our requirement of torch and replace Colab's build.
     assert options == {"--quiet", "--no-deps"}
     named = {word for word in install[4:] if not word.startswith("-")}
-    assert named == {f"./{clone[-1]}", "anywidget", "psygnal"}
+    assert named == {f"./{clone[-1]}", "anywidget", "latex2mathml", "psygnal"}
     assert Path.cwd() == top / clone[-1] / "book", "chapters read results/ from where they stand"
     assert on_colab.widgets == 1, "without it Colab shows no anywidget"
 
@@ -86,9 +86,14 @@ def test_setup_may_run_twice(on_colab: Machine) -> None:
     assert len(on_colab.commands) == done
 
 
-def test_setup_names_all_that_anywidget_needs() -> None:
+def test_setup_names_all_that_these_need() -> None:
     """What --no-deps leaves out must be on Colab or be named."""
-    needed = map(Requirement, importlib.metadata.requires("anywidget") or [])
+    lines = [
+        line
+        for name in ("anywidget", "latex2mathml")
+        for line in importlib.metadata.requires(name) or []
+    ]
+    needed = map(Requirement, lines)
     names = {canonicalize_name(each.name) for each in needed if not each.marker}
     assert names - {"ipywidgets", "typing-extensions"} == {"psygnal"}
 

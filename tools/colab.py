@@ -8,7 +8,7 @@ from tools import ROOT
 
 CELL_ID = "colab"
 
-# Colab has torch (built for its graphics cards) and all else that the package needs but these two.
+# Colab has torch (for its graphics cards) and all else that the package needs but these three.
 _SETUP = """\
 # On Google Colab: fetch the book, install what Colab lacks (torch stays). Elsewhere: nothing.
 import os
@@ -22,7 +22,7 @@ if "google.colab" in sys.modules and not os.path.isdir("results"):
     book = ["git", "clone", "--quiet", "--depth=1", "--branch={branch}", "{url}", "balancing-book"]
     subprocess.run(book, check=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "./balancing-book", "anywidget", "psygnal"], check=True)
+    subprocess.run([*pip, "./balancing-book", "anywidget", "latex2mathml", "psygnal"], check=True)
     os.chdir("balancing-book/book")
     output.enable_custom_widget_manager()"""
 

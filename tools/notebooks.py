@@ -54,7 +54,7 @@ def fingerprint(source: Path, root: Path = ROOT) -> str:
     """Hash of everything that the outputs of the chapter `source` depend on."""
     results = (path for path in (root / "book" / "results").rglob("*") if path.is_file())
     library = (root / "balancing").rglob("*.*")
-    code = (path for path in library if path.suffix in {".py", ".js"})
+    code = (path for path in library if path.suffix in {".py", ".js", ".toml"})
     files = hash_files([source, root / "constraints.txt", *results, *code], root)
     return hashlib.sha256(f"{files} {colab.setup_cell().source}".encode()).hexdigest()
 

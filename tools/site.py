@@ -21,7 +21,7 @@ def fingerprint() -> str:
     book = (path for path in (ROOT / "book").rglob("*") if path.is_file())
     ours = (path for path in book if not {"vendor", "__pycache__"} & set(path.parts))
     fixed = ("_config.yml", "_toc.yml", "constraints.txt", "tools/site.py", "tools/assets.py")
-    kinds = ("py", "js", "css")
+    kinds = ("py", "js", "css", "toml")
     library = [path for kind in kinds for path in (ROOT / "balancing").rglob(f"*.{kind}")]
     files = [*ours, *library, *(ROOT / name for name in fixed)]
     files = [path for path in files if ".ipynb_checkpoints" not in path.parts]
