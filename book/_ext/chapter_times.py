@@ -16,21 +16,26 @@ WORDS_PER_MINUTE = 200
 SECONDS_PER_FORMULA = 15  # a displayed one; those in the text count as a word each
 SECONDS_PER_CODE_LINE = 3
 
+OUTPUTS = {"cell_output"}  # printed by a cell, not written by the author
+LECTURERS = {"slide", "teaching"}  # not for readers
+
 
 def reading_minutes(document: nodes.document) -> int:
     """Minutes for the prose, formulas and code of a page, without the outputs of its cells."""
     words = formulas = lines = 0
     for node in document.findall(_is_leaf):
+        if _stands_in(node, LECTURERS):
+            continue
         if isinstance(node, nodes.math_block):
             formulas += 1
         elif isinstance(node, nodes.literal_block):
-            lines += 0 if _in_output(node) else sum(map(bool, node.astext().splitlines()))
+            lines += 0 if _stands_in(node, OUTPUTS) else sum(map(bool, node.astext().splitlines()))
         elif isinstance(node, nodes.math):
             words += 1
         elif not isinstance(
             node.parent, nodes.math | nodes.math_block | nodes.literal_block | nodes.raw
         ):
-            words += 0 if _in_output(node) else len(node.astext().split())
+            words += 0 if _stands_in(node, OUTPUTS) else len(node.astext().split())
     seconds = 60 * words / WORDS_PER_MINUTE + SECONDS_PER_FORMULA * formulas
     return max(1, math.ceil((seconds + SECONDS_PER_CODE_LINE * lines) / 60))
 
@@ -39,10 +44,10 @@ def _is_leaf(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Text | nodes.math | nodes.math_block | nodes.literal_block)
 
 
-def _in_output(node: nodes.Node) -> bool:
-    """Whether the node is printed by a cell, not written by the author."""
+def _stands_in(node: nodes.Node, classes: set[str]) -> bool:
+    """Whether an element around the node has one of the classes."""
     while (node := node.parent) is not None:
-        if isinstance(node, nodes.Element) and "cell_output" in node.get("classes", ()):
+        if isinstance(node, nodes.Element) and classes & set(node.get("classes", ())):
             return True
     return False
 
