@@ -8,7 +8,7 @@ import pytest
 from tools import ToolError, notebooks
 from tools.course import sources
 
-CHAPTER = '''\
+CHAPTER = """\
 ---
 jupytext:
   text_representation:
@@ -120,7 +120,7 @@ Not for 0.
 ```{code-cell} ipython3
 last = 2
 ```
-'''
+"""
 
 
 def test_student_edition_has_no_solution_note_or_slide() -> None:
@@ -132,7 +132,8 @@ def test_student_edition_has_no_solution_note_or_slide() -> None:
     for word in ("thm-kept", "eq-kept", "first = 1", "def add(x)", "Show it.", "last = 2"):
         assert word in text
     assert "\n\n\n" not in text.replace("    ...\n\n\ncheck", "")
-    assert text.startswith("---\njupytext") and text.endswith("```\n")
+    assert text.startswith("---\njupytext")
+    assert text.endswith("```\n")
 
 
 def test_instructor_edition_has_all_but_slides() -> None:
@@ -143,7 +144,8 @@ def test_instructor_edition_has_all_but_slides() -> None:
 
 def test_book_edition_has_solutions_and_no_notes() -> None:
     text = sources.edition(CHAPTER, "book")
-    assert "Ask them" not in text and "Speak" not in text
+    assert "Ask them" not in text
+    assert "Speak" not in text
     assert text.count("{solution") == CHAPTER.count("{solution")
 
 

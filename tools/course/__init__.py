@@ -1,1 +1,1 @@
-"""What a course needs, made from the chapters: editions, assignments, slides. Not in the package."""
+"""What a course needs, made from the chapters: editions, assignments, slides."""
