@@ -58,8 +58,12 @@ def build() -> Path:
     return index
 
 
-def run_jupyter_book(*options: str | Path) -> None:
-    """Build from the notebooks as they are, with further options of `jupyter-book build`.
+def run_jupyter_book(*options: str | Path, root: Path = ROOT) -> None:
+    """Build the book in `root` from its notebooks as they are.
+
+    Args:
+        options: Further ones of `jupyter-book build`.
+        root: Folder with _config.yml and _toc.yml.
 
     Raises:
         ToolError: The build failed, or had a warning.
@@ -67,8 +71,8 @@ def run_jupyter_book(*options: str | Path) -> None:
     builder = Path(sys.executable).with_name("jupyter-book")
     done = subprocess.run(
         # A warning is an error; show all of them (they go to stderr), and nothing else.
-        [builder, "build", ROOT, "-W", "--keep-going", "--quiet", *options],
-        cwd=ROOT,
+        [builder, "build", root, "-W", "--keep-going", "--quiet", *options],
+        cwd=root,
         stdout=subprocess.PIPE,
         text=True,
         check=False,
