@@ -28,6 +28,8 @@ _SPECIAL = re.compile(r"[\\`*$]|<(?=[\w/!])|&(?=#?\w+;)|\](?=[\[(:])|(?<!\w)_|_(
 _BEGINS_BLOCK = re.compile(r"^(#|>|[-+](?= )|\d+(?=[.)] ))")
 # Environments that bring the display with them, and what stands for them between dollars.
 _DISPLAYED = {"align": "aligned", "gather": "gathered", "multline": "gathered", "equation": ""}
+# Anchors that nobody wrote, so that no reference leads there.
+_UNNAMED = re.compile(r"id\d+|equation-[0-9a-f]{8}-[0-9a-f-]{27}")
 _NOTHING = (
     nodes.comment,
     nodes.target,
@@ -63,9 +65,11 @@ class Writer:
     def pieces(self, document: nodes.document) -> Iterator[Piece]:
         """The texts of the page and the code cells between them; a heading begins a text."""
         yield from self._children(document, level=0)
-        if self.cited:
-            entries = (f"- {_anchor(key)}{text}" for key, text in self.cited.items())
-            yield "\n".join(["## References", "", *entries])
+
+    def references(self) -> str:
+        """A list of what the pieces that were written cite, or nothing."""
+        entries = [f"- {_anchor(key)}{text}" for key, text in self.cited.items()]
+        return "\n".join(["## References", "", *entries]) if entries else ""
 
     def _children(self, parent: nodes.Element, level: int) -> Iterator[Piece]:
         """The pieces of a section; blocks that follow each other are one text."""
@@ -383,7 +387,7 @@ class Writer:
         """Anchors of a node, but those that a heading has by its words."""
         title = node.next_node(nodes.title) if isinstance(node, nodes.section) else None
         own = nodes.make_id(title.astext()) if title is not None else ""
-        ids = (each for each in node["ids"] if each != own and not re.fullmatch(r"id\d+", each))
+        ids = (each for each in node["ids"] if each != own and not _UNNAMED.fullmatch(each))
         return "".join(map(_anchor, ids))
 
 

@@ -36,13 +36,14 @@ def notebook_of(app: Sphinx, page: str) -> str | None:
     return f"{source.stem}.ipynb"
 
 
-def assemble(executed: NotebookNode, pieces: Iterable[Piece]) -> NotebookNode:
+def assemble(executed: NotebookNode, pieces: Iterable[Piece], end: str = "") -> NotebookNode:
     """The notebook of a page.
 
     Args:
         executed: Where code cells, outputs and metadata come from; nothing else of it is used.
         pieces: Texts, and indices of the code cells between them. Code cells that the page does not
             show stand before the next one that it does.
+        end: A last text.
     """
     kept = {name: executed.metadata[name] for name in _KEPT_METADATA if name in executed.metadata}
     notebook: NotebookNode = new_notebook(metadata=kept)
@@ -52,15 +53,21 @@ def assemble(executed: NotebookNode, pieces: Iterable[Piece]) -> NotebookNode:
         while code and code[0] <= until:
             notebook.cells.append(executed.cells[code.pop(0)])
 
+    def add_text(text: str) -> None:
+        if notebook.cells and _continues(notebook.cells[-1], text):
+            notebook.cells[-1].source += f"\n\n{text}"
+        else:
+            number = sum(cell.cell_type == "markdown" for cell in notebook.cells) + 1
+            notebook.cells.append(new_markdown_cell(text, id=f"m{number:03d}"))
+
     for piece in pieces:
         if isinstance(piece, int):
             add_code(until=piece)
-        elif notebook.cells and _continues(notebook.cells[-1], piece):
-            notebook.cells[-1].source += f"\n\n{piece}"
         else:
-            number = sum(cell.cell_type == "markdown" for cell in notebook.cells) + 1
-            notebook.cells.append(new_markdown_cell(piece, id=f"m{number:03d}"))
+            add_text(piece)
     add_code(until=len(executed.cells))
+    if end:
+        add_text(end)
     return notebook
 
 
@@ -85,7 +92,8 @@ def write(
         else new_notebook(metadata=_KERNEL)
     )
     writer = Writer(app, page, lambda target: notebook_of(app, target))
-    notebook = assemble(executed, writer.pieces(document))
+    pieces = list(writer.pieces(document))
+    notebook = assemble(executed, pieces, writer.references())
     nbformat.validate(notebook)
     path = Path(app.outdir) / FOLDER / name
     path.parent.mkdir(parents=True, exist_ok=True)

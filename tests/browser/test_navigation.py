@@ -62,18 +62,18 @@ def test_order_of_the_book_is_the_order_of_the_arrows(html: Path) -> None:
 def test_chapter_can_be_launched_and_taken_along(html: Path, page: str) -> None:
     soup = parsed(html / page)
     hrefs = [a["href"] for a in soup.select(".article-header-buttons a[href]")]
-    notebook = page.replace(".html", ".ipynb")
+    notebook = f"notebooks/{Path(page).stem}.ipynb"
     repository, branch = CONFIG["repository"]["url"], CONFIG["repository"]["branch"]
     name = repository.removeprefix("https://github.com/")
     [binder] = [each for each in hrefs if "mybinder.org" in each]
     assert binder == f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/{notebook}"
     [colab] = [each for each in hrefs if "colab" in each]
-    assert colab == f"https://colab.research.google.com/github/{name}/blob/{branch}/{notebook}"
+    assert colab == f"https://colab.research.google.com/github/{name}/blob/gh-pages/{notebook}"
     [download] = [each for each in hrefs if each.endswith(".ipynb") and "://" not in each]
-    stored = (html / page).parent / download
-    assert stored.read_bytes() == (ROOT / notebook).read_bytes()
-    cells = nbformat.read(stored, as_version=4).cells
+    assert ((html / page).parent / download).resolve() == (html / notebook).resolve()
+    cells = nbformat.read(html / notebook, as_version=4).cells
     assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+    assert not any("_sources" in each for each in hrefs)
 
 
 def test_page_says_what_it_is_to_those_who_link_to_it(html: Path) -> None:
