@@ -103,7 +103,8 @@ c &= d
 
 SECOND = r"""
 More of {numref}`fig-two`, {prf:ref}`thm-one`, {prf:ref}`thm-two`,
-{ref}`sec-middle`, [two](02_two.ipynb), [words](words.md), [books](bibliography.md) and {func}`library.add`.
+{ref}`sec-middle`, [two](02_two.ipynb), [words](words.md),
+[books](bibliography.md) and {func}`library.add`.
 
 | Symbol | Meaning |
 |---|---|
@@ -310,7 +311,8 @@ $$\begin{aligned} a &= b \\ c &= d \end{aligned} \tag{2}$$
         # references
         """
 More of [Fig. 1](#fig-two), [Theorem 1](#thm-one), [Lemma 1](02_two.ipynb#thm-two),
-[A middle of x](#sec-middle), [two](02_two.ipynb), [words](words.ipynb), books and `library.add()`.
+[A middle of x](#sec-middle), [two](02_two.ipynb), [words](words.ipynb),
+books and `library.add()`.
 """,
         r"""
 | Symbol | Meaning |

@@ -71,7 +71,9 @@ def chapter(source: Path, name: str) -> NotebookNode:
     code = [cell for cell in executed.cells if cell.cell_type == "code" and cell is not setup]
     kept = [code[index] for index in sources.kept_cells(text, name, source.name)]
 
-    rest = jupytext.reads(sources.edition(text, name, source.name), fmt="md:myst")
+    # The build takes slides from the pages itself, and makes decks of them for the instructor.
+    left = text if name == "instructor" else sources.edition(text, name, source.name)
+    rest = jupytext.reads(left, fmt="md:myst")
     cells: list[NotebookNode] = []
     for number, cell in enumerate(rest.cells, start=1):
         if cell.cell_type == "code":
@@ -108,7 +110,8 @@ def stage(name: str, folder: Path) -> None:
     shutil.copy(ROOT / "_toc.yml", folder)
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     settings = config["sphinx"]["config"]
-    settings["course_edition"] = name
+    if "course" in config["sphinx"]["local_extensions"]:
+        settings["course_edition"] = name
     settings["html_theme_options"]["logo"]["text"] += f" ({name} edition)"
     (folder / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
@@ -120,6 +123,11 @@ def fingerprint() -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
+def built(name: str) -> Path:
+    """The folder of the edition's pages, as the last build left it."""
+    return STAGE / name / "_build" / "html"
+
+
 def build(name: str, out: Path = OUT) -> Path:
     """Bring the edition `name` up to date; returns its folder in `out`.
 
@@ -127,14 +135,14 @@ def build(name: str, out: Path = OUT) -> Path:
         ToolError: A chapter is not as it should be, or the pages had a warning.
     """
     target = out / name
-    stamp = target / ".stamp"
-    wanted = fingerprint()
-    if stamp.is_file() and stamp.read_text() == wanted:
+    stamp = STAGE / f"{name}-stamp"
+    wanted = f"{fingerprint()} {target}"
+    if stamp.is_file() and stamp.read_text() == wanted and target.is_dir():
         return target
     work = STAGE / name
     stage(name, work)
     site.run_jupyter_book(root=work)
-    html = work / "_build" / "html"
+    html = built(name)
     shutil.rmtree(target, ignore_errors=True)
     _copy(dist.files(html), html, target / "site")
     shutil.copytree(html / "notebooks", target / "notebooks")
