@@ -76,7 +76,7 @@ def texts_of(path: Path) -> str:
 
 def plain(text: str) -> str:
     """Words without markup, so that a page, a notebook and a source can be compared."""
-    text = re.sub(r"<[^<>]*>", "", text)
+    text = re.sub(r"</?[A-Za-z][^<>]*>", "", text)
     text = html.unescape(text).replace("\\n", " ").replace('\\"', '"').replace("’", "'")
     return " ".join(text.split())
 

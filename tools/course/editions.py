@@ -110,8 +110,7 @@ def stage(name: str, folder: Path) -> None:
     shutil.copy(ROOT / "_toc.yml", folder)
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     settings = config["sphinx"]["config"]
-    if "course" in config["sphinx"]["local_extensions"]:
-        settings["course_edition"] = name
+    settings["course_edition"] = name
     settings["html_theme_options"]["logo"]["text"] += f" ({name} edition)"
     (folder / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
