@@ -1,6 +1,7 @@
 """The checks of the exercises: right answers, wrong ones with their hints, and broken ones."""
 
 import math
+import re
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from balancing import exercises
-from balancing.exercises import check
+from balancing.exercises import check, grade
 
 Answer = Any
 CapSys = pytest.CaptureFixture[str]
@@ -892,3 +893,31 @@ def test_answer_that_raises(exercise: str, answer: Answer, kind: str, capsys: Ca
 def test_unknown_exercise(exercise: str, answer: Answer) -> None:
     with pytest.raises(ValueError, match=r"no exercise '.*'; there are 01\.1, 01\.2"):
         check(exercise, answer)
+
+
+@pytest.mark.parametrize("exercise", SOLUTIONS)
+def test_grade_accepts_what_check_calls_correct(exercise: str, capsys: CapSys) -> None:
+    for answer in SOLUTIONS[exercise]:
+        grade(exercise, answer)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("exercise", WRONG)
+def test_grade_raises_with_the_hint(exercise: str) -> None:
+    for answer, hint in WRONG[exercise]:
+        with pytest.raises(AssertionError, match=re.escape(hint)):
+            grade(exercise, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(None, "no answer yet"), (..., "no answer yet"), (broken_one, "your answer raised KeyError")],
+)
+def test_grade_raises_without_a_usable_answer(answer: Answer, said: str) -> None:
+    with pytest.raises(AssertionError, match=f"^Exercise 01.1: {said}"):
+        grade("01.1", answer)
+
+
+def test_grade_knows_what_exercises_there_are() -> None:
+    with pytest.raises(ValueError, match=r"no exercise '99\.9'"):
+        grade("99.9", None)
