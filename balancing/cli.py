@@ -1,4 +1,4 @@
-"""The command line: ``balancing claims``, ``balancing reproduce`` and ``balancing fix``."""
+"""The command line: ``balancing claims``, ``reproduce``, ``fix``, ``course`` and ``notebooks``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy
 import pandas as pd
 import torch
 
-from balancing import __version__, _fix_command
+from balancing import __version__, _course_command, _fix_command
 from balancing._files import replacing
 from balancing.claims import LEDGER, LEDGERS, evaluate
 from balancing.experiments import EXPERIMENTS
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.set_defaults(action=_reproduce)
 
     _fix_command.add_parser(commands)
+    _course_command.add_parsers(commands)
     return parser
 
 
