@@ -62,7 +62,8 @@ One assignment a chapter, {count} in all, in the format of [nbgrader](https://nb
 
 Run nbgrader in this folder. Put submissions in `submitted/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb`;
 feedback appears in `feedback/STUDENT/ASSIGNMENT/`. The grading machine needs the package
-`balancing` in the version that the assignments were made with, and nothing else of the book.
+`balancing` in the version that the assignments were made with, and nothing else of the book. The
+pages of feedback fetch MathJax from the network; without one they show formulas as they are typed.
 
 ## Points
 
