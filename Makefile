@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: book pdf test serve dist refresh lint lab
+.PHONY: book pdf test serve dist course wheel refresh lint lab
 .DELETE_ON_ERROR:
 
 book: .venv/book-installed  ## Build the site to _build/html
@@ -21,6 +21,13 @@ serve: book  ## Look at the site in a browser
 dist: .venv/book-installed  ## The site as one file for reading without network: dist/balancing-site.zip
 	$(BIN)/python -m tools.dist
 
+course: .venv/course-installed  ## What a course needs: editions, slides, assignments; see dist/course
+	$(BIN)/python -m tools.course
+
+# For everybody. EDITIONS="book student instructor" makes another one, which is not for students.
+wheel: book course  ## The package with the notebooks in it: dist/balancing-*.whl
+	$(BIN)/python -m tools.wheel $(EDITIONS)
+
 refresh: .venv/book-installed  ## Execute every notebook again
 	$(BIN)/python -m tools.notebooks refresh --all
 
@@ -32,7 +39,10 @@ lab: .venv/book-installed  ## Work in the notebooks
 
 # The stamps make an installation run again when what is asked for has changed.
 .venv/test-installed: .venv/book-installed
-	$(BIN)/pip install -q -c constraints.txt -e '.[book,test]' && touch $@
+	$(BIN)/pip install -q -c constraints.txt -e '.[book,course,test]' && touch $@
+
+.venv/course-installed: .venv/book-installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[book,course]' && touch $@
 
 .venv/book-installed: pyproject.toml constraints.txt
 	$(PYTHON) tools/check_python.py && $(PYTHON) -m venv .venv

@@ -20,11 +20,12 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tools import ROOT, ToolError, notebooks
-from tools.course import words
+from tools.course import editions, words
 from tools.course.answers import Answer, answer, setup
 from tools.course.sources import Exercise, blocks, exercises
 
 OUT = ROOT / "dist" / "course" / "assignments"
+STAMP = editions.STAGE / "assignments-stamp"
 # Where numbers of theorems and equations are read from; the first that is there.
 SITES = (ROOT / "dist" / "course" / "instructor" / "site", ROOT / "_build" / "html")
 
@@ -54,7 +55,7 @@ One assignment a chapter, {count} in all, in the format of [nbgrader](https://nb
 
 ## Use
 
-    pip install "balancing[course]"      # or: make course, in a clone of the book
+    pip install "balancing-0.1.0-py3-none-any.whl[course]"    # the wheel of `make wheel`
     nbgrader generate_assignment {example} --force    # after you have changed source/
     nbgrader autograde {example}
     nbgrader formgrader                  # in JupyterLab: read and grade what is written
@@ -110,7 +111,7 @@ def build(
     only: Iterable[str] = (),
     references: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write the course to `out`, in place of what is there; returns `out`.
+    """Write the course to `out`, in place of what is there and is not current; returns `out`.
 
     Args:
         out: Folder of the course.
@@ -120,9 +121,13 @@ def build(
     Raises:
         ToolError: An exercise cannot be graded, a reference leads nowhere, or nbgrader failed.
     """
+    chapters = set(only)
+    whole = not chapters and references is None
+    wanted = f"{editions.fingerprint()} {out}"
+    if whole and out.is_dir() and STAMP.is_file() and STAMP.read_text() == wanted:
+        return out
     sources = [path for path in notebooks.chapters() if path.stem[:2].isdigit()]
-    if names := set(only):
-        sources = [path for path in sources if path.stem in names]
+    sources = [path for path in sources if not chapters or path.stem in chapters]
     if references is None:
         references = words.numbers(_site())
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +139,9 @@ def build(
         release(course)
         shutil.rmtree(out, ignore_errors=True)
         course.rename(out)
+    if whole:
+        STAMP.parent.mkdir(parents=True, exist_ok=True)
+        STAMP.write_text(wanted)
     return out
 
 
