@@ -55,7 +55,7 @@ def one_sided_factors(target: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def turned_factors(target: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Still a solution: U and V turned by the same rotation."""
     U, V = balanced_factors(target, rank)
-    turn = torch.linalg.qr(torch.arange(1.0, rank * rank + 1).double().reshape(rank, rank).cos())[0]
+    turn = turning(rank)
     return U @ turn, V @ turn
 
 
@@ -220,6 +220,46 @@ def balanced_scores(exponent: float = 0.5, sign: int = 1) -> Answer:
     return answer
 
 
+def moved_up(W: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    return W.roll(-1, 0), V.roll(-1, 1)
+
+
+def turning(n: int) -> Tensor:
+    """Some orthogonal matrix that is no permutation."""
+    return torch.linalg.qr(torch.arange(1.0, n * n + 1).double().reshape(n, n).cos())[0]
+
+
+def decaying_rates(
+    part: float = -2.0, of_penalty: float = 1.0, of_data: float = 1.0
+) -> Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]:
+    """The two rates of 02.3, with their factors as given."""
+
+    def answer(
+        w: Tensor, v: Tensor, g_w: Tensor, g_v: Tensor, decay: float
+    ) -> tuple[Tensor, Tensor]:
+        into, out = (
+            part * (of_data * (a @ g) + of_penalty * decay * (a @ a))
+            for a, g in ((w, g_w), (v, g_v))
+        )
+        return into, out
+
+    return answer
+
+
+UNIT = "w^2 + b^2 - v^2"
+CONSTANTS = {UNIT, f"sum of {UNIT} over a layer", f"{UNIT} of one unit minus that of another"}
+
+
+def entry_rate(z_i: Tensor, z_j: Tensor, d_i: Tensor, d_j: Tensor) -> Tensor:
+    """Both sums of the text, each with the units exchanged as well."""
+    above = z_i.relu() * d_j + z_j.relu() * d_i
+    return (above - z_i * d_j * (z_j > 0) - z_j * d_i * (z_i > 0)).sum()
+
+
+def grown(start: list[float], last: float) -> list[float]:
+    return [norm - start[-1] + last for norm in start]
+
+
 HOMOGENEOUS = {"relu", "leaky_relu", "abs", "maximum of 2z and z"}
 ROOT = 0.5 * 13**0.5  # u^2 = (3 + sqrt(13)) / 2 solves u^2 - 1 / u^2 = 3
 U = (1.5 + ROOT) ** 0.5
@@ -265,10 +305,20 @@ UNCHANGED = {
 SOLUTIONS: dict[str, list[Answer]] = {
     "01.1": [unit_rows],
     "01.2": [HOMOGENEOUS, list(HOMOGENEOUS), tuple(sorted(HOMOGENEOUS))],
+    "01.3": [moved_up, lambda W, V: [W.flip(0).tolist(), V.flip(1).tolist()]],
     "02.1": [(U, 1 / U), [U, 1 / U], torch.tensor([U, 1 / U])],
     "02.2": [lambda k: k, float],
+    "02.3": [
+        decaying_rates(),
+        lambda w, v, g, h, c: [float(rate) for rate in decaying_rates()(w, v, g, h, c)],
+    ],
+    "02.4": [CONSTANTS, sorted(CONSTANTS)],
     "03.1": [channel_invariants],
     "03.2": [number_conserved, lambda n0, n1, n2, phi: float(number_conserved(n0, n1, n2, phi))],
+    "03.3": [
+        entry_rate,
+        lambda z, t, d, e: float((((z > 0).double() - (t > 0).double()) * (z * e - t * d)).sum()),
+    ],
     "04.1": [lambda decay: math.log(2) / (2 * decay)],
     "04.2": [
         decay_step,
@@ -278,6 +328,8 @@ SOLUTIONS: dict[str, list[Answer]] = {
     "04.4": [restoring, lambda p, q, c: torch.tensor(restoring(p, q, c), dtype=torch.float64)],
     "05.1": [lambda gap, ratio: gap * ratio / (ratio - 1)],
     "05.2": [one_step, lambda g, eta: tuple(torch.tensor(each) for each in one_step(g, eta))],
+    "05.3": [[3e-4, 3e-3, 3e-2], (0.0003, 0.003, torch.tensor(0.03))],
+    "05.4": [grown, lambda start, last: torch.tensor(grown(start, last), dtype=torch.float64)],
     "06.1": [gap_change, lambda U, V, M, eta, c: gap_change(U, V, M, eta, c).tolist()],
     "06.2": [balanced_factors, turned_factors],
     "07.1": [lambda c: max(1 - c, abs(1 - 2 * c)), lambda c: 1 - c if c < 2 / 3 else 2 * c - 1],
@@ -365,6 +417,21 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         ({"relu", "gelu"}, "Not among the candidates: gelu."),
         (3, "A set of names is asked for."),
     ],
+    "01.3": [
+        (lambda W, V: (W, V), "Those are the weights that went in"),
+        (lambda W, V: (W.roll(-1, 0), V), "the columns of V have to go with them."),
+        (lambda W, V: (W.roll(-1, 0), V.roll(1, 1)), "the columns of V have to go with them."),
+        (lambda W, V: (2 * W, V / 2), "That is rescaling"),
+        (lambda W, V: (-W, -V), "Turning signs passes through an odd activation"),
+        (
+            lambda W, V: ((turn := turning(len(W))) @ W, V @ turn.T),
+            "That keeps the product V W",
+        ),
+        (lambda W, V: (W + 1, V), "The function is another one."),
+        (lambda W, V: 3, "A pair (W, V) of matrices is asked for."),
+        (lambda W, V: (W[1:], V[:, 1:]), "The shape should be (5, 3); it is (4, 3)."),
+        (lambda net: net, "The function takes 1 arguments; it should take 2."),
+    ],
     "02.1": [
         ((1, 1), "The loss is zero there, but u^2 - v^2 = 0"),
         ((2, 0.5), "u^2 - v^2 = 3.75"),
@@ -379,6 +446,30 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda k: k**2, "For k = 2 the two rates do not cancel with c = 4"),
         (2, "A function is asked for; this is int."),
         (lambda k: "k", "c(1) should be a number; it is 'k'."),
+    ],
+    "02.3": [
+        (decaying_rates(of_penalty=0), "That is the flow without the penalty."),
+        (decaying_rates(of_data=0), "That is the penalty alone"),
+        (decaying_rates(of_penalty=0.5), "The penalty adds decay times W to the gradient"),
+        (decaying_rates(-1), "The rate of a square has a factor 2"),
+        (decaying_rates(2), "The flow goes against the gradient: turn the signs."),
+        (decaying_rates(of_penalty=-1), "The penalty pulls weights to zero"),
+        (decaying_rates(of_data=-1), "The flow goes against the gradient of the loss"),
+        (lambda *unit: decaying_rates()(*unit)[::-1], "should take 5"),
+        (
+            lambda w, v, g, h, decay: decaying_rates()(w, v, g, h, decay)[::-1],
+            "Exchanged: the rate of the incoming weights comes first.",
+        ),
+        (lambda w, v, g, h, decay: (0, 0), "Insert the velocity"),
+        (lambda w, v, g, h, decay: -2 * decay, "A pair of rates is asked for."),
+    ],
+    "02.4": [
+        (CONSTANTS | {"w^2 - v^2"}, "The bias is one more incoming weight"),
+        ({"w^2 + b^2 + v^2"}, "not in the sum"),
+        ({UNIT, "v^2 / (w^2 + b^2)"}, "Differences are kept, not ratios"),
+        ({"the loss"}, "The flow lowers the loss"),
+        ({UNIT}, "2 more are missing. What can be made of constants"),
+        (UNIT, "Not among the candidates: "),
     ],
     "03.1": [
         (lambda c, w: -channel_invariants(c, w), "The sign is reversed"),
@@ -411,6 +502,21 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda n0, n1, n2, phi: n1 * (n1 + 1) // 2, "Under ReLU only the diagonal"),
         (lambda n0, n1, n2, phi: n0 * n1, "For 3-2-2, linear, the count is not 6."),
         (lambda n0, n1, n2, phi: "many", "The answer should be a number; it is 'many'."),
+    ],
+    "03.3": [
+        (lambda z, t, d, e: -entry_rate(z, t, d, e), "The sign is wrong"),
+        (
+            lambda z, t, d, e: -(z * e * (t > 0) + t * d * (z > 0)).sum(),
+            "That is the rate of W W^T alone",
+        ),
+        (lambda z, t, d, e: (z.relu() * e + t.relu() * d).sum(), "the layer above alone"),
+        (lambda z, t, d, e: ((z.relu() - z * (t > 0)) * e).sum(), "add the same with i and j"),
+        (lambda z, t, d, e: ((t.relu() - t * (z > 0)) * d).sum(), "add the same with i and j"),
+        (lambda z, t, d, e: 0, "That is right for units that are on together"),
+        (lambda z, t, d, e: (z * e - t * d).sum(), "For two of the units the rate is "),
+        (lambda z, t, d, e: z * e - t * d, "sum over the samples"),
+        (lambda z, t, d, e: "z", "The rate should be a number; it is 'z'."),
+        (lambda z, t: 0, "The function takes 2 arguments; it should take 4."),
     ],
     "04.1": [
         (lambda decay: math.log(2) / decay, "A weight under decay alone is halved by then"),
@@ -483,6 +589,28 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda g, eta: one_step(g, eta)[:1], "has 2 hidden layers; you return 1."),
         (lambda g, eta: sum(one_step(g, eta)), "One number for each hidden layer is asked for"),
         (lambda g, eta: ["a", "b"], "Each change should be a number; it is 'a'."),
+    ],
+    "05.3": [
+        ([3e-4**0.5, 3e-3**0.5, 3e-2**0.5], "Those are standard deviations; square them."),
+        ([1e-6, 1e-5, 1e-4], "The squared norms are equal, but 0.1 each instead of 30."),
+        ([0.03, 0.3, 0.3], "each *row* has the squared norm 30"),
+        ([1e-4, 1e-4, 1e-4], "One variance for all"),
+        ([0.3, 0.03, 0.003], "The expected squared norms are 3e+04, 300 and 3"),
+        ([3e-4, 3e-3], "There are three layers; you gave 2 numbers."),
+        ([3e-4, -3e-3, 3e-2], "A variance is positive."),
+        (30, "Three numbers are asked for, as a list."),
+        (["a", "b", "c"], "Each variance should be a number; it is 'a'."),
+    ],
+    "05.4": [
+        (lambda start, last: [norm * last / start[-1] for norm in start], "You kept the ratios"),
+        (lambda start, last: [last for _ in start], "Equal norms need gaps of zero"),
+        (lambda start, last: [norm + last for norm in start], "less what the last layer had"),
+        (lambda start, last: [last - norm + start[-1] for norm in start], "the sign of the gaps"),
+        (lambda start, last: [*start[:-1], last], "the gaps of neighbouring layers"),
+        (lambda start, last: start, "The last squared norm is given: 18.5, not 0.1."),
+        (lambda start, last: [last], "There are 3 layers; you return 1 numbers."),
+        (lambda start, last: last, "One number for each layer is asked for, as a list."),
+        (lambda start, last: ["a"], "Each squared norm should be a number; it is 'a'."),
     ],
     "06.1": [
         (lambda U, V, M, eta, c: -gap_change(U, V, M, eta, c), "The sign is wrong"),
@@ -789,12 +917,16 @@ def test_no_answer_yet(exercise: str, answer: Answer, capsys: CapSys) -> None:
     ("exercise", "arity"),
     [
         ("01.1", 1),
+        ("01.3", 2),
         ("02.2", 1),
+        ("02.3", 5),
+        ("03.3", 4),
         ("04.1", 1),
         ("04.2", 6),
         ("04.4", 3),
         ("05.1", 2),
         ("05.2", 2),
+        ("05.4", 2),
         ("06.1", 5),
         ("06.2", 2),
         ("07.1", 1),
@@ -854,14 +986,20 @@ class Untouchable:
         ("01.1", broken_one, "KeyError"),
         ("01.1", lambda net: {"linear9": 1.0}, "ValueError: group 'linear9' is not a group"),
         ("01.2", Untouchable(), "RuntimeError: hands off"),
+        ("01.3", broken_two, "ZeroDivisionError: division by zero"),
         ("02.1", Untouchable(), "RuntimeError: hands off"),
         ("02.2", broken_one, "KeyError"),
+        ("02.3", lambda w, v, g, h, decay: w @ g[:2], "RuntimeError: "),
+        ("02.4", Untouchable(), "RuntimeError: hands off"),
+        ("03.3", lambda z, t, d, e: z @ t[:2], "RuntimeError: "),
         ("04.1", broken_one, "KeyError"),
         ("04.2", lambda w, v, g, h, eta, decay: w @ g[:2], "RuntimeError: "),
         ("04.3", Untouchable(), "RuntimeError: hands off"),
         ("04.4", lambda p, q, c: p / (c - 1), "ZeroDivisionError"),
         ("05.1", broken_two, "ZeroDivisionError: division by zero"),
         ("05.2", broken_two, "ZeroDivisionError: division by zero"),
+        ("05.3", Untouchable(), "RuntimeError: hands off"),
+        ("05.4", broken_two, "ZeroDivisionError: division by zero"),
         ("06.1", lambda U, V, target, step, c: U @ V, "RuntimeError: "),
         ("06.2", broken_two, "ZeroDivisionError: division by zero"),
         ("07.1", broken_one, "KeyError"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from balancing.exercises import (
+    descent,
     factorization,
     faster,
     fixes,
@@ -24,6 +25,7 @@ __all__ = ["check", "grade"]
 
 _CHECKS = (
     invariants.CHECKS
+    | descent.CHECKS
     | factorization.CHECKS
     | fixes.CHECKS
     | faster.CHECKS

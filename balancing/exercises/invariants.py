@@ -1,8 +1,7 @@
-"""Exercises of chapters 1 to 5, on what gradient flow conserves."""
+"""Exercises of chapters 1 to 3, on rescaling and what gradient flow conserves."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +14,10 @@ from balancing.exercises._answers import (
     choose,
     close,
     gaussian,
+    matrix,
     network,
     number,
 )
-from balancing.invariants import layer_invariants
 from balancing.rescaling import rescale
 
 
@@ -57,6 +56,44 @@ def _homogeneous(answer: Any) -> str:
         "A kink at 0 does no harm: compare phi(2z) with 2 phi(z) on either side.",
     )
     return "These are the functions with one slope on each side of 0 and the value 0 there."
+
+
+def _second_symmetry(answer: Any) -> str:
+    """01.3: other weights of a hidden layer, with the same function for every activation."""
+    activations: dict[str, Callable[[Tensor], Tensor]] = {
+        "relu": torch.relu,
+        "tanh": torch.tanh,
+        "softplus": nn.functional.softplus,
+        "linear": lambda z: z,
+    }
+    for seed, (inputs, units, outputs) in enumerate(((3, 5, 2), (2, 4, 3))):
+        W, V, x = gaussian(seed, (units, inputs), (outputs, units), (inputs, 9))
+        given = call(answer, W.clone(), V.clone())
+        try:
+            other_W, other_V = given
+        except (TypeError, ValueError):
+            raise Wrong("A pair (W, V) of matrices is asked for.") from None
+        other_W, other_V = matrix(other_W, W.shape), matrix(other_V, V.shape)
+        if torch.equal(other_W, W) and torch.equal(other_V, V):
+            raise Wrong("Those are the weights that went in; *other* weights are asked for.")
+        kept = {
+            name
+            for name, phi in activations.items()
+            if torch.allclose(other_V @ phi(other_W @ x), V @ phi(W @ x))
+        }
+        if kept == set(activations):
+            continue
+        if torch.equal(other_W[other_W[:, 0].argsort()], W[W[:, 0].argsort()]):
+            raise Wrong("The rows of W changed places; the columns of V have to go with them.")
+        for name, hint in (
+            ("relu", "That is rescaling: it needs a homogeneous activation, and tanh is not."),
+            ("tanh", "Turning signs passes through an odd activation; ReLU is not odd."),
+            ("linear", "That keeps the product V W, which is enough without an activation only."),
+        ):
+            if name in kept:
+                raise Wrong(hint)
+        raise Wrong("The function is another one. Which labels in the network are arbitrary?")
+    return "The hidden units changed places; no activation notices."
 
 
 def _limit_point(answer: Any) -> str:
@@ -103,6 +140,68 @@ def _degree_invariant(answer: Any) -> str:
                 "identity for degree k and repeat step 3 of the proof."
             )
     return "For degree k the incoming rate is k times the outgoing one."
+
+
+def _decaying_rates(answer: Any) -> str:
+    """02.3: the rates of a unit's two squared norms under the flow with weight decay."""
+    for seed, decay in ((0, 0.3), (1, 0.05)):
+        net = network(seed, "leaky_relu")
+        x, y = gaussian(seed, (12, 4), (12, 3))
+        (0.5 * ((net(x) - y) ** 2).sum(1).mean()).backward()
+        first, second = net.linear1.weight, net.linear2.weight
+        columns = (first[0], second[:, 0], first.grad[0], second.grad[:, 0])
+        w, v, grad_w, grad_v = (each.detach().clone() for each in columns)
+        data = -2 * float(w @ grad_w), -2 * float(v @ grad_v)
+        penalty = -2 * decay * float(w @ w), -2 * decay * float(v @ v)
+        given = call(answer, w, v, grad_w, grad_v, decay)
+        try:
+            into, out = given
+        except (TypeError, ValueError):
+            raise Wrong("A pair of rates is asked for.") from None
+        rates = number(into, "Each rate"), number(out, "Each rate")
+
+        def are(
+            from_data: float,
+            from_penalty: float,
+            rates: tuple[float, float] = rates,
+            data: tuple[float, float] = data,
+            penalty: tuple[float, float] = penalty,
+        ) -> bool:
+            parts = zip(rates, data, penalty, strict=True)
+            return all(close(r, from_data * d + from_penalty * p, 1e-9) for r, d, p in parts)
+
+        if are(1, 1):
+            continue
+        for from_data, from_penalty, hint in (
+            (1, 0, "That is the flow without the penalty."),
+            (0, 1, "That is the penalty alone: what the data do to w and v is missing."),
+            (1, 0.5, "The penalty adds decay times W to the gradient, so twice that here."),
+            (0.5, 0.5, "The rate of a square has a factor 2: 2 <w, dw/dt>."),
+            (-1, -1, "The flow goes against the gradient: turn the signs."),
+            (1, -1, "The penalty pulls weights to zero: its part of the rates is negative."),
+            (-1, 1, "The flow goes against the gradient of the loss: turn the sign of that part."),
+        ):
+            if are(from_data, from_penalty):
+                raise Wrong(hint)
+        if are(1, 1, rates=rates[::-1]):
+            raise Wrong("Exchanged: the rate of the incoming weights comes first.")
+        raise Wrong("Insert the velocity -(g + decay W) into 2 <w, dw/dt> and 2 <v, dv/dt>.")
+    return "The parts of the data are equal, so the difference falls at the rate 2 lambda."
+
+
+def _constants(answer: Any) -> str:
+    """02.4: what is constant along gradient flow of a network with biases."""
+    unit = "w^2 + b^2 - v^2"
+    right = {unit, f"sum of {unit} over a layer", f"{unit} of one unit minus that of another"}
+    wrong = {
+        "w^2 - v^2": "The bias is one more incoming weight: without its square the number drifts.",
+        "w^2 + b^2 + v^2": "Incoming and outgoing weights have one rate: it cancels in the "
+        "difference, not in the sum.",
+        "v^2 / (w^2 + b^2)": "Differences are kept, not ratios: both norms change by one amount.",
+        "the loss": "The flow lowers the loss, unless it is at rest.",
+    }
+    choose(answer, right, wrong, "What can be made of constants by adding and subtracting?")
+    return "One constant for each hidden unit, and whatever is made of them."
 
 
 def _channel_invariants(answer: Any) -> str:
@@ -155,168 +254,55 @@ def _number_conserved(answer: Any) -> str:
     return "A symmetric matrix has n(n + 1)/2 entries, n of them on its diagonal."
 
 
-def _halving_time(answer: Any) -> str:
-    """04.1: when weight decay has halved all gaps."""
-    for decay in (0.01, 0.1, 0.7):
-        time = number(call(answer, decay), f"The time for {decay:g}")
-        if close(math.exp(-2 * decay * time), 0.5, 1e-6):
-            continue
-        if close(math.exp(-decay * time), 0.5, 1e-6):
-            raise Wrong("A weight under decay alone is halved by then; a gap is one of squares.")
-        if close(2 * decay * time, 1, 1e-6):
-            raise Wrong("By then the gaps have fallen to 1/e.")
-        raise Wrong(
-            f"For a decay of {decay:g} the gaps have fallen to {math.exp(-2 * decay * time):.3g} "
-            f"of what they were at t = {time:.4g}."
-        )
-    return "The square of a weight decays twice as fast as the weight."
-
-
-def _decay_step(answer: Any) -> str:
-    """04.2: the exact change of a unit's invariant in a step with weight decay."""
-    for seed, step, decay in ((0, 0.1, 0.3), (1, 0.2, 0.5)):
-        net = network(seed)
+def _entry_rate(answer: Any) -> str:
+    """03.3: the rate of an off-diagonal entry of the matrix of a ReLU layer."""
+    for seed in range(2):
+        net = network(seed, widths=(4, 6, 3))
         x, y = gaussian(seed, (12, 4), (12, 3))
-        optimizer = torch.optim.SGD(net.parameters(), lr=step, weight_decay=decay)
-        (0.5 * ((net(x) - y) ** 2).sum(1).mean()).backward()
-        w, v = net.linear1.weight, net.linear2.weight
-        unit = [each.clone() for each in (w[0], v[:, 0], w.grad[0], v.grad[:, 0])]
-        w0, v0, grad_w, grad_v = (each.detach() for each in unit)
-        optimizer.step()
-        gap = float(w0 @ w0 - v0 @ v0)
-        new = float((w[0] @ w[0] - v[:, 0] @ v[:, 0]).detach())
-        squares = step**2 * float(grad_w @ grad_w - grad_v @ grad_v)
-        given = number(call(answer, w0, v0, grad_w, grad_v, step, decay), "The change")
-        if close(given, new - gap, 1e-9):
-            continue
-        shrinking = 1 - step * decay
-        for wrong, hint in (
-            (new, "That is the new invariant; the change is asked for."),
-            (gap - new, "The sign is wrong: new minus old."),
-            (squares, "That is the step without weight decay."),
-            (new - gap - squares, "The decay is right; the squared gradients are missing."),
-            (-2 * step * decay * gap + squares, "The square of the decay is missing."),
-            ((shrinking - 1) * gap + squares, "The weights shrink by 1 - eta lambda; square it."),
-            (
-                (math.exp(-2 * step * decay) - 1) * gap + squares,
-                "That is the flow's exponential; a step multiplies by (1 - eta lambda)^2.",
-            ),
-            (new - gap - squares + squares / step, "The step size enters squared."),
-        ):
-            if close(given, wrong, 1e-9):
-                raise Wrong(hint)
-        raise Wrong(
-            f"With eta = {step:g} and lambda = {decay:g} the change is {new - gap:.4g}, not "
-            f"{given:.4g}. Expand ||(1 - eta lambda) w - eta g||^2; which terms cancel?"
-        )
-    return "Exact: the old invariant times (1 - eta lambda)^2, plus the squares."
-
-
-def _tricks(answer: Any) -> str:
-    """04.3: which changes of gradient descent keep the first order at zero."""
-    right = {"step size schedule", "dropout", "clip the gradient's norm", "label smoothing"}
-    wrong = {
-        "clip each entry": "Clipping each entry changes the gradient's direction: large entries "
-        "shrink, small ones do not.",
-        "l2 penalty": "A penalty on the weights changes with rescaling: I(W, g + lambda W) is "
-        "lambda I(W), not 0.",
-        "signs only": "Signs treat entries differently: that was Adam's first step.",
-        "a step size per layer": "Incoming and outgoing weights of a unit are in two layers; with "
-        "two step sizes the sums over them no longer cancel.",
-    }
-    choose(answer, right, wrong, "Ask of each: is I(W, u) = 0 for its direction u?")
-    return "They follow the gradient of a loss of the outputs, or a multiple of it."
-
-
-def _restoring_factor(answer: Any) -> str:
-    """04.4: the factor that gives a unit its invariant back."""
-    for p, q, c in ((2.0, 3.0, 1.0), (0.5, 2.0, -3.0), (1.0, 4.0, 0.0), (3.0, 1.0, 2.5)):
-
-        def misses(a: float, p: float = p, q: float = q, c: float = c) -> bool:
-            return abs(a * a * p - q / (a * a) - c) > 1e-9
-
-        case = f"For p = {p:g}, q = {q:g}, c = {c:g}"
-        a = number(call(answer, p, q, c), "The factor")
-        if not a > 0:
-            if a < 0 and not misses(a):
-                raise Wrong("Right up to the sign: a factor is positive.")
-            raise Wrong(f"{case} it is {a:g}; a factor is positive.")
-        if misses(a):
-            if not misses(a**0.5):
-                raise Wrong("That is the square of the factor.")
-            if not misses(1 / a):
-                raise Wrong("That is the inverse: incoming weights are multiplied by a.")
-            raise Wrong(
-                f"{case} it makes the invariant {a * a * p - q / (a * a):.4g}. Rescaled, the unit "
-                "has squared norms a^2 p and q / a^2."
-            )
-    return "The product of the two squared norms, and with it the function, stays."
-
-
-def _norm_for_ratio(answer: Any) -> str:
-    """05.1: the squared norm at which a kept gap means a given ratio."""
-    for gap, ratio in ((9.0, 1.1), (9.0, 1.5), (0.9, 1.05)):
-        norm = number(call(answer, gap, ratio))
-        if norm <= gap:
-            raise Wrong("The lower layer's squared norm cannot be smaller than the gap.")
-        measured = norm / (norm - gap)
-        if not close(measured, ratio, 1e-9):
-            if close((norm + gap) / norm, ratio, 1e-9):
-                raise Wrong("That is the squared norm of the upper layer, W2; W1's is asked for.")
-            raise Wrong(
-                f"With gap {gap:g} and that squared norm {norm:.4g} the ratio is {measured:.4g}, "
-                f"not {ratio:g}."
-            )
-    return "A gap of 9 is within ten per cent only when the squared norm has reached 99."
-
-
-def _one_step(answer: Any) -> str:
-    """05.2: the exact change of the layer gaps in one gradient-descent step."""
-    for seed, step in ((0, 0.1), (1, 0.3)):
-        net = network(seed)
-        generator = torch.Generator().manual_seed(seed)
-        x, y = (torch.randn(12, n, dtype=torch.float64, generator=generator) for n in (4, 3))
-        (0.5 * ((net(x) - y) ** 2).sum(1).mean()).backward()
-        gradients = [w.grad.clone() for w in net.parameters()]
-        before = layer_invariants(net)
-        with torch.no_grad():
-            for weight, gradient in zip(net.parameters(), gradients, strict=True):
-                weight -= step * gradient
-        after = layer_invariants(net)
-        true = [float(after[name] - before[name]) for name in before]
-        given = call(answer, gradients, step)
-        try:
-            given = [number(value, "Each change") for value in given]
-        except TypeError:
-            raise Wrong("One number for each hidden layer is asked for, as a list.") from None
-        if len(given) != len(true):
-            raise Wrong(f"This network has {len(true)} hidden layers; you return {len(given)}.")
-        for factor, hint in (
-            (1, ""),
-            (-1, "The sign is wrong: incoming minus outgoing."),
-            (1 / step, "The step size enters squared."),
-            (0.5, "The square of eta g has no factor 1/2."),
-        ):
-            if all(close(g, factor * t, 1e-6) for g, t in zip(given, true, strict=True)):
-                if hint:
+        z = net.linear1(x)
+        output = torch.relu(z)
+        loss = 0.5 * ((net.linear2(output) - y) ** 2).sum(1).mean()
+        W, V = net.linear1.weight, net.linear2.weight
+        delta, grad_W, grad_V = torch.autograd.grad(loss, (output, W, V))
+        z, W, V = z.detach(), W.detach(), V.detach()
+        incoming = -W @ grad_W.T  # W W^T moves at this plus its transpose
+        outgoing = -V.T @ grad_V
+        for i, j in ((0, 1), (2, 4), (3, 5)):
+            given = call(answer, z[:, i], z[:, j], delta[:, i], delta[:, j])
+            if getattr(given, "shape", ()) == (12,):
+                raise Wrong("The rate is one number: sum over the samples.")
+            given = number(given, "The rate")
+            halves = float(incoming[i, j] - outgoing[j, i]), float(incoming[j, i] - outgoing[i, j])
+            into = float(incoming[i, j] + incoming[j, i])
+            out = float(outgoing[i, j] + outgoing[j, i])
+            if close(given, into - out, 1e-9):
+                continue
+            for wrong, hint in (
+                (out - into, "The sign is wrong: the flow goes against the gradient."),
+                (into, "That is the rate of W W^T alone; subtract that of the layer above."),
+                (-out, "That is the part of the layer above alone; W W^T moves, too."),
+                (halves[0], "The matrix is symmetric: add the same with i and j exchanged."),
+                (halves[1], "The matrix is symmetric: add the same with i and j exchanged."),
+                (0.0, "That is right for units that are on together; write it for any two."),
+            ):
+                if close(given, wrong, 1e-9):
                     raise Wrong(hint)
-                break
-        else:
-            raise Wrong("Expand ||W - eta g||^2 for both layers; the terms linear in eta cancel.")
-    return "Exact: the terms linear in the step cancel, and only the squares are left."
+            raise Wrong(
+                f"For two of the units the rate is {into - out:.4g}, not {given:.4g}. Multiply "
+                "the two sums of the text out for i, j and for j, i, and insert phi = phi' z."
+            )
+    return "Samples for which both units are on, or both off, add nothing."
 
 
 CHECKS: dict[str, Callable[[Any], str]] = {
     "01.1": _unit_rows,
     "01.2": _homogeneous,
+    "01.3": _second_symmetry,
     "02.1": _limit_point,
     "02.2": _degree_invariant,
+    "02.3": _decaying_rates,
+    "02.4": _constants,
     "03.1": _channel_invariants,
     "03.2": _number_conserved,
-    "04.1": _halving_time,
-    "04.2": _decay_step,
-    "04.3": _tricks,
-    "04.4": _restoring_factor,
-    "05.1": _norm_for_ratio,
-    "05.2": _one_step,
+    "03.3": _entry_rate,
 }
