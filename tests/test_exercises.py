@@ -95,6 +95,11 @@ def restoring(p: float, q: float, c: float) -> float:
 
 
 TRICKS = {"step size schedule", "dropout", "clip the gradient's norm", "label smoothing"}
+SAME_PAIR = {"turn both", "exchange columns", "signs of both"}
+DIMENSION = {"signal at the start", "first stage", "final ratio"}
+DEAD = {"A", "B", "D", "E"}
+ANY_EXPONENT = {"function", "signs", "balanced stays", "scale"}
+SLOWER = {"two more layers", "(4, 1)", "half the exponent"}
 
 
 def sums(net: nn.Sequential, p: float) -> tuple[Tensor, Tensor]:
@@ -294,6 +299,38 @@ def one_unit_at_a_time(expand: Tensor, depthwise: Tensor, project: Tensor) -> tu
     return (through / into) ** 0.25, (out / through) ** 0.25
 
 
+def rows(U: Tensor, V: Tensor) -> Tensor:
+    """tr(B U^T U B) with B = U^T U - V^T V; exchange the two for V^T V in the middle."""
+    gap = U.T @ U - V.T @ V
+    return (gap @ U.T @ U @ gap).trace()
+
+
+def gap_rate(U: Tensor, V: Tensor) -> Tensor:
+    return -2 * (rows(U, V) + rows(V, U))
+
+
+def chain_factors(
+    mean: Callable[[list[float]], float] = statistics.geometric_mean, power: float = 1.0
+) -> Callable[[list[float]], list[float]]:
+    """Factors that give every weight of a chain the size mean(sizes), to some power."""
+
+    def answer(weights: list[float]) -> list[float]:
+        sizes, a = [abs(w) for w in weights], [1.0]
+        for size in sizes[:-1]:
+            a.append(a[-1] * mean(sizes) / size)
+        return [each**power for each in a[1:]]
+
+    return answer
+
+
+def updates_enough(start: float, smallest: float, distance: float, p: float, q: float) -> float:
+    return 2 * max(p, q) / q * (start - smallest) / distance
+
+
+def norm_digits(p: float, q: float, n: int) -> float:
+    return math.log(10) / (-2 * math.log(multiplier(q, 1 / (4 * max(p, q)), 1, n)))
+
+
 UNCHANGED = {
     "layer factors, per tensor",
     "row factors, per channel",
@@ -332,8 +369,12 @@ SOLUTIONS: dict[str, list[Answer]] = {
     "05.4": [grown, lambda start, last: torch.tensor(grown(start, last), dtype=torch.float64)],
     "06.1": [gap_change, lambda U, V, M, eta, c: gap_change(U, V, M, eta, c).tolist()],
     "06.2": [balanced_factors, turned_factors],
+    "06.3": [gap_rate, lambda U, V: float(gap_rate(U, V))],
+    "06.4": [SAME_PAIR, sorted(SAME_PAIR)],
     "07.1": [lambda c: max(1 - c, abs(1 - 2 * c)), lambda c: 1 - c if c < 2 / 3 else 2 * c - 1],
     "07.2": [steps_per_decade],
+    "07.3": [lambda rho, c: 1 + c * (1 - rho * rho)],
+    "07.4": [DIMENSION, tuple(DIMENSION)],
     "08.1": [
         balancing_factors(lambda p: 1 / (2 * p)),
         lambda net, p: {
@@ -344,6 +385,8 @@ SOLUTIONS: dict[str, list[Answer]] = {
         lambda net: (2 * product_sum(net)) ** 0.5,
         lambda net: float(2 * product_sum(net)) ** 0.5,
     ],
+    "08.3": [chain_factors(), lambda u: torch.tensor(chain_factors()(u), dtype=torch.float64)],
+    "08.4": [DEAD, "BADE"],
     "09.1": [
         powers(lambda p, q: 1 / (4 * max(p, q))),
         lambda i, o, p, q: powers(lambda p, q: 1 / (4 * max(p, q)))(i, o, p, q).tolist(),
@@ -353,8 +396,15 @@ SOLUTIONS: dict[str, list[Answer]] = {
         ([[-1.1]], [[0.8]], [[1.1]]),
         [[[0.9], [0.9]], [[1.2, 0], [0, 1.2]], [[0.9, 0.9]]],
     ],
+    "09.3": [
+        updates_enough,
+        lambda F0, F, D, p, q: torch.tensor(2 * (F0 - F) / D * max(p / q, 1), dtype=torch.float64),
+    ],
+    "09.4": [ANY_EXPONENT, list(ANY_EXPONENT)],
     "10.1": [mode_rate, lambda q, n, e: torch.tensor(mode_rate(q, n, e)).double()],
     "10.2": [mean_ratio(layer_sum)],
+    "10.3": [norm_digits],
+    "10.4": [SLOWER, sorted(SLOWER)],
     "11.1": [osborne(), lambda M, i: osborne()(M.clone(), i).tolist()],
     "11.2": [layer_factors(), lambda sums, q: layer_factors()(sums, q).tolist()],
     "11.3": [
@@ -637,6 +687,31 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda M, r: 3, "A pair (U, V) is asked for."),
         (lambda M, r: balanced_factors(M, r)[:1], "A pair (U, V) is asked for."),
     ],
+    "06.3": [
+        (lambda U, V: -gap_rate(U, V), "The sign: the penalty shrinks the gap."),
+        (lambda U, V: gap_rate(U, V) / 2, "That is for half of the square"),
+        (lambda U, V: 8 * gap_rate(U, V), "The 1/8 of (3) is missing."),
+        (
+            lambda U, V: gap_rate(U, V) / (2 * (U.T @ U - V.T @ V).norm()),
+            "That is the rate of the norm, not of its square.",
+        ),
+        (lambda U, V: gap_rate(U, V) + 2 * rows(V, U), "The squares of V count as well"),
+        (lambda U, V: -2 * (U.T @ U - V.T @ V).square().sum(), "where is S?"),
+        (lambda U, V: rows(V, U) * 2 - rows(U, V) * 2, "S is the sum of the squares, not B."),
+        (lambda U, V: 0.0, "Insert dB/dt = -(S B + B S) / 2"),
+        (lambda U, V: "slow", "The rate should be a number; it is 'slow'."),
+        (lambda U: 0.0, "The function takes 1 arguments; it should take 2."),
+    ],
+    "06.4": [
+        (SAME_PAIR | {"three and a third"}, "but 9 U^T U is not V^T V / 9."),
+        (SAME_PAIR | {"any invertible G"}, "the product is kept, balance is not."),
+        ({"turn one"}, "the product becomes U R V^T."),
+        ({"sign of one", "turn both"}, "If U alone changes its sign, so does the product."),
+        ({"double both"}, "four times the product"),
+        ({"exchange the factors"}, "the transpose"),
+        (SAME_PAIR - {"turn both"}, "1 more is missing. Ask of each"),
+        ({"turn"}, "Not among the candidates: turn."),
+    ],
     "07.1": [
         (lambda c: 1 - c, "For c = 0.8 the noise is not the slowest any more."),
         (lambda c: abs(1 - 2 * c), "The noise is slower."),
@@ -649,6 +724,25 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda c: 1 / (2 * math.log1p(c)), "That is for e times the dimension."),
         (lambda c: 9.5, "For c = 0.05 it takes 23.60 more steps, not 9.50."),
         (lambda c: "many", "The number of steps for c = 0.05 should be a number; it is 'many'."),
+    ],
+    "07.3": [
+        (lambda rho, c: 1 + c, "That is without noise."),
+        (lambda rho, c: 1 - c * rho**2, "Each signal also gains c times the other."),
+        (lambda rho, c: 1 + c - 2 * c * rho**2, "only the noise of the other side, once"),
+        (lambda rho, c: 1 + c - c * rho, "The noise enters squared."),
+        (lambda rho, c: 1 + c + c * rho**2, "The noise works against the signal"),
+        (lambda rho, c: 1 - c - c * rho**2, "That is for the difference of the signals"),
+        (lambda rho, c: rho, "a step multiplies the signal by 1.099, not by 0.1."),
+        (lambda rho: 1.0, "The function takes 1 arguments; it should take 2."),
+        (1.0, "A function is asked for; this is float."),
+    ],
+    "07.4": [
+        (DIMENSION | {"noise at the start"}, "The noise is almost the whole vector"),
+        (DIMENSION | {"growth factor"}, "The signal grows by 1 + c a step"),
+        ({"second stage"}, "The second stage begins with noise of size c_init"),
+        ({"final factor"}, "The noise dies out by 1 - c a step"),
+        ({"first stage"}, "2 more are missing. The dimension enters through the start"),
+        ({"everything"}, "Not among the candidates: everything."),
     ],
     "08.1": [
         (
@@ -684,6 +778,31 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda net: "n", "The answer should be a number; it is 'n'."),
         (3.0, "A function is asked for; this is float."),
     ],
+    "08.3": [
+        (lambda u: [1 / a for a in chain_factors()(u)], "It is the other way round"),
+        (
+            lambda u: [statistics.geometric_mean(map(abs, u)) / abs(w) for w in u[:-1]],
+            "also divided",
+        ),
+        (chain_factors(power=0.5), "Half of the exponent"),
+        (chain_factors(statistics.fmean), "which mean is kept?"),
+        (lambda u: [*chain_factors()(u), 1.0], "The last unit is the output"),
+        (lambda u: u, "A chain of 3 weights has 2 hidden units, so as many factors"),
+        (lambda u: [-1.0 for _ in u[:-1]], "A factor is positive: work with the sizes"),
+        (lambda u: [math.nan for _ in u[:-1]], "A factor is positive: work with the sizes"),
+        (lambda u: [1.0 for _ in u[:-1]], "The new weight h is u_h a_h / a_(h-1)"),
+        (lambda u: ["a"], "A list of positive numbers is asked for"),
+        (lambda u: [(-8) ** (1 / 3), 1.0], "A list of positive numbers is asked for"),
+        ([1.0, 1.0], "A function is asked for; this is list."),
+    ],
+    "08.4": [
+        (DEAD | {"C"}, "C is alive."),
+        ({"F"}, "F is alive."),
+        ({"B"}, "3 more are missing. Look for a path"),
+        (DEAD - {"D"}, "1 more is missing. Look for a path"),
+        ({"G"}, "Not among the candidates: G."),
+        (4, "A set of names is asked for."),
+    ],
     "09.1": [
         (powers(lambda p, q: -1 / (4 * max(p, q))), "For p = 1, q = 3 the factors are not right."),
         (powers(lambda p, q: -1 / (4 * max(p, q))), "It is the other way round: out / in."),
@@ -713,6 +832,31 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (3.0, "A list of weight matrices is asked for."),
         (["a", "b"], "A list of weight matrices is asked for."),
     ],
+    "09.3": [
+        (
+            lambda F0, F, D, p, q: updates_enough(F0, 0, D, p, q),
+            "The norm cannot fall below the smallest one.",
+        ),
+        (lambda *x: updates_enough(*x) / 2, "should take 5"),
+        (lambda F0, F, D, p, q: updates_enough(F0, F, D, p, q) / 2, "There is a factor 1/2"),
+        (
+            lambda F0, F, D, p, q: 2 * q / max(p, q) * (F0 - F) / D,
+            "Turn max(p, q) / q over.",
+        ),
+        (lambda F0, F, D, p, q: 2 * (F0 - F) / D, "How does the decrease depend on p and q?"),
+        (lambda F0, F, D, p, q: 2 * p / q * (F0 - F) / D, "For p < q the larger of the two counts"),
+        (lambda F0, F, D, p, q: updates_enough(F0, F, 1, p, q), "Divide by D."),
+        (lambda F0, F, D, p, q: 1 / updates_enough(F0, F, D, p, q), "That is upside down"),
+        (lambda F0, F, D, p, q: 7, "it is 30 updates, not 7. By how much does an update lower F"),
+        (lambda F0, F, D, p, q: "a", "The answer should be a number; it is 'a'."),
+    ],
+    "09.4": [
+        (ANY_EXPONENT | {"norm falls"}, "Beyond 1 / max(p, 2q) there are networks"),
+        (ANY_EXPONENT | {"converges"}, "exchanges its sums forever"),
+        ({"one update", "function"}, "Only the exponent 1/(2q)"),
+        ({"function", "signs"}, "2 more are missing. A rescaling by any factors"),
+        ({"speed"}, "Not among the candidates: speed."),
+    ],
     "10.1": [
         (lambda q, n, e: multiplier(q, e, 1, n), "That is the first mode."),
         (lambda q, n, e: abs(multiplier(q, e, n - 1, n)), "That is the last mode"),
@@ -731,6 +875,27 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda n, p, q: 1 / mean_ratio(layer_sum)(n, p, q), "yours is upside down"),
         (lambda widths, p, q: 0.9, "Estimate the sum of the shares of each layer"),
         (lambda widths: 0.9, "The function takes 1 arguments; it should take 3."),
+    ],
+    "10.3": [
+        (lambda p, q, n: 2 * norm_digits(p, q, n), "That is for the factors"),
+        (lambda p, q, n: norm_digits(p, q, n) / 2, "not by its fourth power"),
+        (lambda p, q, n: norm_digits(p, q, n) / math.log(10), "By then 1/e is left"),
+        (lambda p, q, n: norm_digits(2, 2, n), "For p > q updates are slower."),
+        (lambda p, q, n: norm_digits(p, q, n - 1), "N counts layers of weights"),
+        (lambda p, q, n: 0.93 * max(1, p / q) * n**2 / 2, "rule of thumb for deep networks"),
+        (lambda p, q, n: multiplier(q, 1 / (4 * max(p, q)), 1, n) ** 2, "after one update"),
+        (lambda p, q, n: 1.0, "For p = 2, q = 2, N = 7 it is 22.67, not 1. What does an"),
+        (lambda p, q, n: "n", "The answer should be a number; it is 'n'."),
+        (lambda n: 1.0, "The function takes 1 arguments; it should take 3."),
+    ],
+    "10.4": [
+        (SLOWER | {"twice as wide"}, "the depth, not the widths"),
+        (SLOWER | {"weights times ten"}, "does not notice a common factor"),
+        ({"farther start"}, "That costs more updates once"),
+        ({"(8, 8)"}, "Only the ratio p / q occurs in the rate."),
+        ({"(1, 4)", "(4, 1)"}, "For p < q the rate of whole layers is that of p = q."),
+        ({"two more layers"}, "2 more are missing. Read the rate of the smooth mode"),
+        ({"(2, 2)"}, "Not among the candidates: (2, 2)."),
     ],
     "11.1": [
         (osborne(-0.5), "Row and column 2 do not have equal sums. It is the other way round"),
@@ -929,13 +1094,18 @@ def test_no_answer_yet(exercise: str, answer: Answer, capsys: CapSys) -> None:
         ("05.4", 2),
         ("06.1", 5),
         ("06.2", 2),
+        ("06.3", 2),
         ("07.1", 1),
         ("07.2", 1),
+        ("07.3", 2),
         ("08.1", 2),
         ("08.2", 1),
+        ("08.3", 1),
         ("09.1", 4),
+        ("09.3", 5),
         ("10.1", 3),
         ("10.2", 3),
+        ("10.3", 3),
         ("11.1", 2),
         ("11.2", 2),
         ("11.3", 1),
@@ -1002,12 +1172,22 @@ class Untouchable:
         ("05.4", broken_two, "ZeroDivisionError: division by zero"),
         ("06.1", lambda U, V, target, step, c: U @ V, "RuntimeError: "),
         ("06.2", broken_two, "ZeroDivisionError: division by zero"),
+        ("06.3", lambda U, V: U @ V, "RuntimeError: "),
+        ("06.4", Untouchable(), "RuntimeError: hands off"),
         ("07.1", broken_one, "KeyError"),
         ("07.2", broken_one, "KeyError"),
+        ("07.3", broken_two, "ZeroDivisionError: division by zero"),
+        ("07.4", Untouchable(), "RuntimeError: hands off"),
         ("08.1", broken_two, "ZeroDivisionError: division by zero"),
         ("08.1", lambda net, p: {"linear1": [1, 2]}, "ValueError: factors of group 'linear1'"),
         ("08.2", broken_one, "KeyError"),
+        ("08.3", broken_one, "KeyError"),
+        ("08.4", Untouchable(), "RuntimeError: hands off"),
         ("09.2", Untouchable(), "RuntimeError: hands off"),
+        ("09.3", lambda F0, F, D, p, q: F0 / (p - 2), "ZeroDivisionError"),
+        ("09.4", Untouchable(), "RuntimeError: hands off"),
+        ("10.3", lambda p, q, n: p / (n - 7), "ZeroDivisionError"),
+        ("10.4", Untouchable(), "RuntimeError: hands off"),
         ("11.1", broken_two, "ZeroDivisionError: division by zero"),
         ("11.2", lambda sums, q: sums @ sums[:2], "RuntimeError: "),
         ("11.3", broken_one, "KeyError"),

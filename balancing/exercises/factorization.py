@@ -12,6 +12,7 @@ from torch import Tensor
 from balancing.exercises._answers import (
     Wrong,
     call,
+    choose,
     close,
     gaussian,
     matrix,
@@ -89,6 +90,65 @@ def _balanced_factors(answer: Any) -> str:
     return "U^T U = V^T V, and the squares sum to twice the sum of the singular values."
 
 
+def _gap_rate(answer: Any) -> str:
+    """06.3: the rate of ||U^T U - V^T V||_F^2 along the gradient flow of (3)."""
+    for seed, scale in ((0, 1.0), (1, 0.5), (2, 2.0)):
+        U, V, target = gaussian(seed, (5, 2), (4, 2), (5, 4))
+        U, V = (scale * U).requires_grad_(), V.requires_grad_()
+        gap = U.T @ U - V.T @ V
+        squares = gap.square().sum()
+        slope = torch.autograd.grad(squares, (U, V), retain_graph=True)
+        loss = 0.5 * (U @ V.T - target).square().sum() + squares / 8
+        velocity = torch.autograd.grad(-loss, (U, V))
+        true = sum(float((a * b).sum()) for a, b in zip(slope, velocity, strict=True))
+        given = number(call(answer, U.detach(), V.detach()), "The rate")
+        if close(given, true, 1e-9):
+            continue
+        gap, U, V = gap.detach(), U.detach(), V.detach()
+        one_sided = -2 * float((gap @ U.T @ U @ gap).trace())
+        for typical, hint in (
+            (-true, "The sign: the penalty shrinks the gap."),
+            (true / 2, "That is for half of the square: tr(B dB/dt) counts twice."),
+            (
+                true / (2 * float(gap.norm())),
+                "That is the rate of the norm, not of its square.",
+            ),
+            (8 * true, "The 1/8 of (3) is missing."),
+            (one_sided, "The squares of V count as well: S = U^T U + V^T V."),
+            (-2 * float(squares.detach()), "The larger the factors, the faster: where is S?"),
+            (-2 * float((gap @ gap @ gap).trace()), "S is the sum of the squares, not B."),
+        ):
+            if close(given, typical, 1e-6):
+                raise Wrong(f"The rate there is {true:.4g}, not {given:.4g}. {hint}")
+        raise Wrong(
+            f"The rate there is {true:.4g}, not {given:.4g}. Insert "
+            "dB/dt = -(S B + B S) / 2 into the rate, 2 tr(B dB/dt)."
+        )
+    return "It is -2 tr(B S B), never positive: S has no negative eigenvalue."
+
+
+def _same_pair(answer: Any) -> str:
+    """06.4: which changes keep both the product and the balance of a balanced pair."""
+    choose(
+        answer,
+        {"turn both", "exchange columns", "signs of both"},
+        {
+            "three and a third": (
+                "3 U and V / 3 have the same product, but 9 U^T U is not V^T V / 9."
+            ),
+            "any invertible G": (
+                "With G = 3 that is three and a third: the product is kept, balance is not."
+            ),
+            "turn one": "If U alone is turned, the product becomes U R V^T.",
+            "sign of one": "If U alone changes its sign, so does the product.",
+            "double both": "Twice both factors is four times the product.",
+            "exchange the factors": "V U^T is the transpose of U V^T.",
+        },
+        "Ask of each: is the product the same, and is U^T U still V^T V?",
+    )
+    return "These are rotations and reflections of the hidden units: all that balance leaves free."
+
+
 def _rank_one_factor(answer: Any) -> str:
     """07.1: the factor a step of the error at the end of a rank-one descent."""
     for c in (0.1, 0.5, 0.65, 0.8, 0.95):
@@ -143,9 +203,59 @@ def _steps_per_decade(answer: Any) -> str:
     return "The signal starts smaller by a factor of sqrt(10), and a step gains 1 + c."
 
 
+def _noisy_growth(answer: Any) -> str:
+    """07.3: what a step multiplies the growing signal by, in noise of any size."""
+    for rho, c in ((0.1, 0.1), (0.9, 0.3), (1.5, 0.1), (2.0, 0.2)):
+        a, b = 3e-7, -1e-7
+        shrink_u, shrink_v = 1 - c * (b * b + rho * rho), 1 - c * (a * a + rho * rho)
+        true = (shrink_u * a + c * b + shrink_v * b + c * a) / (a + b)
+        given = number(call(answer, rho, c), f"The factor for rho = {rho:g} and c = {c:g}")
+        if close(given, true, 1e-6):
+            continue
+        for typical, hint in (
+            (1 + c, "That is without noise. Keep the bracket in front of a and of b."),
+            (1 - c * rho**2, "Each signal also gains c times the other."),
+            (1 + c - 2 * c * rho**2, "The step of a has only the noise of the other side, once."),
+            (1 + c - c * rho, "The noise enters squared."),
+            (1 + c + c * rho**2, "The noise works against the signal: mind the sign."),
+            (1 - c - c * rho**2, "That is for the difference of the signals; s+ is their mean."),
+        ):
+            if close(given, typical, 1e-6):
+                raise Wrong(hint)
+        raise Wrong(
+            f"For rho = {rho:g} and c = {c:g} a step multiplies the signal by {true:.4g}, not by "
+            f"{given:.4g}. Add the two equations of the signals and drop third orders in them."
+        )
+    return "The signal grows if and only if the noise is below 1, in units of sqrt(sigma1)."
+
+
+def _changed_by_dimension(answer: Any) -> str:
+    """07.4: what a hundred times the dimension changes in the median run."""
+    choose(
+        answer,
+        {"signal at the start", "first stage", "final ratio"},
+        {
+            "noise at the start": (
+                "The noise is almost the whole vector, of length c_init, whatever the dimension."
+            ),
+            "growth factor": "The signal grows by 1 + c a step: no dimension occurs in the map.",
+            "second stage": (
+                "The second stage begins with noise of size c_init, whatever the dimension."
+            ),
+            "final factor": "The noise dies out by 1 - c a step: no dimension occurs in the map.",
+        },
+        "The dimension enters through the start: what of it changes, and what follows from that?",
+    )
+    return "The signal is ten times smaller, and so is the gap; all else follows from the map."
+
+
 CHECKS: dict[str, Callable[[Any], str]] = {
     "06.1": _gap_change,
     "06.2": _balanced_factors,
+    "06.3": _gap_rate,
+    "06.4": _same_pair,
     "07.1": _rank_one_factor,
     "07.2": _steps_per_decade,
+    "07.3": _noisy_growth,
+    "07.4": _changed_by_dimension,
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 from balancing.exercises._answers import (
     Wrong,
     call,
+    choose,
     close,
     network,
     number,
@@ -88,6 +89,61 @@ def _smallest_norm(answer: Any) -> str:
     return "Each unit contributes 2 |w| |v| to the smallest squared norm."
 
 
+def _chain_factors(answer: Any) -> str:
+    """08.3: the factors that lead a chain of single units to its smallest norm."""
+    for weights in ([2.0, 0.5, -3.0], [-0.25, 5.0], [0.3, -0.7, -1.2, 5.0, 2.0]):
+        given = call(answer, list(weights))
+        try:
+            a = torch.as_tensor(given, dtype=torch.float64).detach()
+        except (TypeError, ValueError, RuntimeError):
+            raise Wrong(
+                f"A list of positive numbers is asked for; for {weights} it is {given!r}."
+            ) from None
+        sizes = torch.tensor(weights, dtype=torch.float64).abs()
+        steps = sizes.log().mean() - sizes.log()
+        true = steps.cumsum(0)[:-1].exp()
+        if a.shape == sizes.shape and torch.allclose(a[:-1], true):
+            raise Wrong("The last unit is the output, which keeps factor 1: leave it out.")
+        if a.shape != true.shape:
+            raise Wrong(
+                f"A chain of {len(weights)} weights has {len(true)} hidden units, so as many "
+                f"factors; yours have shape {tuple(a.shape)}."
+            )
+        if torch.allclose(a, true, rtol=1e-9):
+            continue
+        where = f"For {weights} the new weights are not equal in size."
+        if not bool((a > 0).all()):
+            raise Wrong(f"{where} A factor is positive: work with the sizes of the weights.")
+        mean = sizes.mean().log() - sizes.log()
+        for typical, hint in (
+            (1 / true, "It is the other way round: the incoming weight is multiplied by a."),
+            (
+                steps[:-1].exp(),
+                "The incoming weight is also divided by the factor of the unit before.",
+            ),
+            (true.sqrt(), "Half of the exponent: the factors do not reach the smallest network."),
+            (mean.cumsum(0)[:-1].exp(), "The product of the weights stays: which mean is kept?"),
+        ):
+            if torch.allclose(a, typical, rtol=1e-6):
+                raise Wrong(f"{where} {hint}")
+        raise Wrong(f"{where} The new weight h is u_h a_h / a_(h-1), with a_0 = a_N = 1.")
+    return "All weights have the size of their geometric mean, whatever p and q."
+
+
+def _dead_units(answer: Any) -> str:
+    """08.4: the dead units of a network that is given by its matrices."""
+    choose(
+        answer,
+        {"A", "B", "D", "E"},
+        {
+            "C": "C reads both inputs, F reads C, and the output reads F: C is alive.",
+            "F": "F reads C, which reads the inputs, and the output reads F: F is alive.",
+        },
+        "Look for a path of nonzero weights from an input to the unit and on to the output.",
+    )
+    return "A and E reach no output, B and D are not reached; no factors for them are best."
+
+
 def _layer_factors(answer: Any) -> str:
     """09.1: the factors of one update of Algorithm 1, from the sums of shares."""
     for seed, p, q in ((0, 1.0, 3.0), (1, 3.0, 1.0), (2, 2.0, 2.0)):
@@ -158,6 +214,54 @@ def _counterexample(answer: Any) -> str:
     raise Wrong(f"{change} Start near balance, with neighbours that want to move apart.")
 
 
+def _updates_enough(answer: Any) -> str:
+    """09.3: after how many updates a network near balance must have been visited."""
+    for start, smallest, distance, p, q in (
+        (10.0, 4.0, 0.4, 2.0, 2.0),
+        (10.0, 4.0, 0.25, 1.0, 4.0),
+        (7.0, 6.5, 0.01, 4.0, 1.0),
+    ):
+        least = q / (2 * max(p, q)) * distance  # by which an update lowers F away from there
+        true = (start - smallest) / least
+        given = number(call(answer, start, smallest, distance, p, q))
+        if close(given, true, 1e-9):
+            continue
+        where = (
+            f"For F from {start:g} to {smallest:g}, D = {distance:g}, p = {p:g} and q = {q:g} it "
+            f"is {true:.4g} updates, not {given:.4g}."
+        )
+        for typical, hint in (
+            (start / least, "The norm cannot fall below the smallest one."),
+            (true / 2, "There is a factor 1/2 in the decrease of an update."),
+            (true * (q / max(p, q)) ** 2, "Turn max(p, q) / q over."),
+            (true * q / max(p, q), "How does the decrease depend on p and q?"),
+            (true * p / max(p, q), "For p < q the larger of the two counts, which is q."),
+            (true * distance, "How far from balance may the network be? Divide by D."),
+            (1 / true, "That is upside down: the nearer to balance, the more updates."),
+        ):
+            if close(given, typical, 1e-6):
+                raise Wrong(f"{where} {hint}")
+        raise Wrong(f"{where} By how much does an update lower F as long as D is larger?")
+    return "No depth and no width in it; the more balanced the network is to be, the more updates."
+
+
+def _whatever_exponent(answer: Any) -> str:
+    """09.4: what remains true of the updates with any positive exponent."""
+    choose(
+        answer,
+        {"function", "signs", "balanced stays", "scale"},
+        {
+            "norm falls": "Beyond 1 / max(p, 2q) there are networks whose norm an update raises.",
+            "converges": (
+                "With the exponent 1/q one unit with two weights exchanges its sums forever."
+            ),
+            "one update": "Only the exponent 1/(2q) balances one unit with two weights at once.",
+        },
+        "A rescaling by any factors keeps some things, and the ratio out / in knows others.",
+    )
+    return "They belong to every rescaling, or to the ratio; the norm wants a safe exponent."
+
+
 def _mode_rate(answer: Any) -> str:
     """10.1: the largest multiplier of the heat equation of layers, for any exponent."""
     for q, n, exponent in ((2.0, 7, 1 / 8), (1.0, 4, 0.5), (3.0, 5, 0.2), (2.0, 2, 0.1)):
@@ -223,11 +327,71 @@ def _ratio_from_widths(answer: Any) -> str:
     return "Within five per cent of what balance() finds, for three networks."
 
 
+def _norm_digits(answer: Any) -> str:
+    """10.3: updates of Algorithm 1 for each digit of the norm's excess, in the long run."""
+    for p, q, n in ((2.0, 2.0, 7), (1.0, 3.0, 4), (4.0, 1.0, 5), (1.0, 1.0, 3)):
+        h = torch.arange(n + 1, dtype=torch.float64)
+        theta = 1e-3 * torch.sin(math.pi * h / n)  # the smooth mode of a chain of weights 1
+        excess, updates = [], 20
+        for _ in range(updates + 1):
+            log_shares = q * theta.diff()
+            excess.append(float((log_shares.expm1() - log_shares).sum()))  # they add up to 0
+            theta[1:-1] += log_shares.diff() / (4 * max(p, q))
+        true = updates * math.log(10) / math.log(excess[0] / excess[-1])
+        given = number(call(answer, p, q, n))
+        if close(given, true, 1e-3):
+            continue
+        curve = 1 - math.cos(math.pi / n)
+        rate, step = 1 - q / (2 * max(p, q)) * curve, max(1, p / q)
+        for typical, hint in (
+            (2 * true, "That is for the factors: the excess is quadratic in their error."),
+            (true / 2, "The excess shrinks by the square of the rate, not by its fourth power."),
+            (true / math.log(10), "By then 1/e is left, not a tenth."),
+            (math.log(10) / (-2 * math.log(1 - curve / 2)), "For p > q updates are slower."),
+            (
+                math.log(10) / (-2 * math.log(1 - (1 - math.cos(math.pi / (n - 1))) / (2 * step))),
+                "N counts layers of weights, one more than hidden layers.",
+            ),
+            (0.93 * step * n**2 / 2, "That is the rule of thumb for deep networks."),
+            (rate**2, "That is what is left of the excess after one update."),
+        ):
+            if close(given, typical, 2e-3):
+                raise Wrong(f"For p = {p:g}, q = {q:g}, N = {n} it is {true:.4g}. {hint}")
+        raise Wrong(
+            f"For p = {p:g}, q = {q:g}, N = {n} it is {true:.4g}, not {given:.4g}. What does an "
+            "update make of the slowest error, and what is the excess to that error?"
+        )
+    return "Half as many as for the factors, in a run of the updates on four chains."
+
+
+def _slower_digits(answer: Any) -> str:
+    """10.4: what makes a decimal digit cost more updates in the long run."""
+    choose(
+        answer,
+        {"two more layers", "(4, 1)", "half the exponent"},
+        {
+            "twice as wide": "The rate of the slow mode knows the depth, not the widths.",
+            "weights times ten": "The ratio out / in does not notice a common factor.",
+            "farther start": "That costs more updates once, but not for each digit in the end.",
+            "(8, 8)": "Only the ratio p / q occurs in the rate.",
+            "(1, 4)": "For p < q the rate of whole layers is that of p = q.",
+        },
+        "Read the rate of the smooth mode: N, q / max(p, q), and the exponent behind it.",
+    )
+    return "Depth, p above q and a shorter step slow the smooth mode down; the others do not."
+
+
 CHECKS: dict[str, Callable[[Any], str]] = {
     "08.1": _one_step_balance,
     "08.2": _smallest_norm,
+    "08.3": _chain_factors,
+    "08.4": _dead_units,
     "09.1": _layer_factors,
     "09.2": _counterexample,
+    "09.3": _updates_enough,
+    "09.4": _whatever_exponent,
     "10.1": _mode_rate,
     "10.2": _ratio_from_widths,
+    "10.3": _norm_digits,
+    "10.4": _slower_digits,
 }
