@@ -207,6 +207,29 @@ def end_point(u: float, v: float, q: float) -> tuple[float, float]:
     return end, 1 / end
 
 
+def geometry(
+    turn: Callable[[float, float], float] = lambda p, q: p / q - 1, part: float = 1.0
+) -> Callable[[Tensor, float, float], Tensor]:
+    """The matrix of a row, with its second term and a factor as given."""
+
+    def answer(w: Tensor, p: float, q: float) -> Tensor:
+        n = w.abs().pow(p).sum() ** (1 / p)
+        within = (w**2 / (w.abs() ** p * n ** (q - p))).diag()
+        return part * (within + turn(p, q) * torch.outer(w, w) / n**q) / p
+
+    return answer
+
+
+def own_cut(first: float = 1, second: float = -1) -> Callable[[float, float], Answer]:
+    """What a cut leaves of a share, times two factors."""
+
+    def answer(share: float, loss: float) -> tuple[float, float]:
+        stays = max(0.0, loss - 0.9 * share)
+        return first * stays, second * stays
+
+    return answer
+
+
 def steps_to_halve(lr: float, p: float, q: float, decay: float) -> float:
     return math.log(2) / (decay * p * lr)
 
@@ -331,6 +354,24 @@ def norm_digits(p: float, q: float, n: int) -> float:
     return math.log(10) / (-2 * math.log(multiplier(q, 1 / (4 * max(p, q)), 1, n)))
 
 
+KEPT = {
+    "gradient flow, in (2, 2)",
+    "flow of (1, 1), in (1, 1)",
+    "flow of (3, 3), in (3, 3), with a new minibatch at times",
+    "flow of (1, 2), in (1, 2), with biases that count",
+}
+EXACT = {
+    "Euler's method in the weights, (1, 1)",
+    "share steps, (1, 2)",
+    "dual steps, restored, (3, 3)",
+}
+FREE = {
+    "outputs of a batch norm, before a ReLU and a convolution",
+    "channels of a residual stream between batch norms",
+    "hidden units of a transformer's feed-forward part",
+    "channels of a U-Net that are read again through a concatenation",
+    "channels before a depthwise convolution in a block without normalization",
+}
 UNCHANGED = {
     "layer factors, per tensor",
     "row factors, per channel",
@@ -411,13 +452,19 @@ SOLUTIONS: dict[str, list[Answer]] = {
         lambda n: math.cos(math.pi / n) ** 2,
         lambda n: (torch.tensor(math.pi / n, dtype=torch.float64).cos() ** 2).requires_grad_(),
     ],
+    "11.4": [lambda a: 2 ** a.log2().round(), lambda a: [2 ** round(math.log2(x)) for x in a]],
     "12.1": [row_flow(), lambda W, g, q: row_flow()(W, g, q).tolist()],
     "12.2": [end_point, lambda u, v, q: list(end_point(u, v, q))],
+    "12.3": [geometry(), lambda w, p, q: geometry()(w, p, q).tolist()],
+    "12.4": [KEPT, sorted(KEPT)],
     "13.1": [lambda W, g: -((1 + W**2) ** 1.5) / (2 + W**2) * g],
     "13.2": [steps_to_halve, lambda lr, p, q, decay: -math.log(0.5) / p / lr / decay],
+    "13.3": [own_cut(), lambda share, loss: torch.tensor(own_cut()(share, loss)).double()],
+    "13.4": [EXACT, list(EXACT)],
     "14.1": [lambda gains, shifts, readers: written(gains) + written(shifts) - read(readers)],
     "14.2": [block_factors, lambda e, d, p: [f.numpy() for f in block_factors(e, d, p)]],
     "14.3": [lambda query, key: query @ query.T - key @ key.T],
+    "14.4": [FREE, tuple(FREE)],
     "15.1": [equal_ranges, lambda into, out: float(equal_ranges(into, out))],
     "15.2": [UNCHANGED, sorted(UNCHANGED)],
     "15.3": [
@@ -934,6 +981,22 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda n: 0.5, "For N = 7 the rate is 0.8117, not 0.5."),
         (lambda n: "slow", "The answer should be a number; it is 'slow'."),
     ],
+    "11.4": [
+        (lambda a: a.log2().round(), "Those are the exponents."),
+        (lambda a: 2 ** a.log2().floor(), "You always round down"),
+        (lambda a: 2 ** a.log2().ceil(), "You always round up"),
+        (lambda a: a.round(), "Those are whole numbers"),
+        (lambda a: a.log().round().exp(), "Those are powers of e."),
+        (lambda a: a, "The factors have not been rounded."),
+        (lambda a: 1.5 * 2 ** a.log2().round(), "Not all of these are powers of two"),
+        (lambda a: -(2 ** a.log2().round()), "Not all of these are powers of two"),
+        (
+            lambda a: 2 ** (a.log2().floor() + (a / 2 ** a.log2().floor() > 1.5)),
+            "For 1.45 it is 2: 2 / 1.45 is less than 1.45 / 1.",
+        ),
+        (lambda a: torch.ones_like(a), "another power of two is nearer in the logarithm."),
+        (lambda a: a[:3], "The shape should be (30,); it is (3,)."),
+    ],
     "12.1": [
         (lambda W, g, q: -g / 2, "That is gradient flow, which is right for q = 2 only."),
         (row_flow(turn=lambda q: 0), "For q = 1 it is not right. The second term is missing"),
@@ -956,6 +1019,29 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda u, v, q: (u, v, q), "A pair (u, v) is asked for."),
         ((1, 1), "A function is asked for; this is tuple."),
     ],
+    "12.3": [
+        (geometry(turn=lambda p, q: 0), "For p = 2, q = 1 it is not right. The second term is"),
+        (geometry(turn=lambda p, q: q / p - 1), "It is p / q, not q / p, in the second term."),
+        (lambda w, p, q: p * geometry()(w, p, q), "The factor 1 / p is missing."),
+        (geometry(part=-1), "The minus sign stands in front of A"),
+        (lambda w, p, q: geometry()(w, p, q).inverse(), "That is the inverse"),
+        (lambda w, p, q: geometry()(w, p, q).diag().diag(), "Right on the diagonal."),
+        (lambda w, p, q: w.outer(w**2), "your matrix is not symmetric."),
+        (lambda w, p, q: torch.eye(4), "the shares do not move by -w g"),
+        (lambda w, p, q: w, "The shape should be (4, 4); it is (4,)."),
+        (lambda w, p: w.diag(), "The function takes 2 arguments; it should take 3."),
+    ],
+    "12.4": [
+        (KEPT | {"gradient flow, in (1, 1)"}, "Gradient flow moves the squares"),
+        (KEPT | {"flow of (1, 1), in (2, 2)"}, "keeps the imbalance in this norm"),
+        (KEPT | {"flow of (3, 3), in (3, 3), with weight decay"}, "decay as e^(-lambda t)"),
+        (
+            KEPT | {"flow of (1, 2), in (1, 2), with biases that do not count"},
+            "its share belongs to the incoming sum",
+        ),
+        (KEPT - {"gradient flow, in (2, 2)"}, "1 more is missing. Ask of each"),
+        ("all", "Not among the candidates: a, l."),
+    ],
     "13.1": [
         (lambda W, g: -g, "That is gradient flow, which belongs to W^2."),
         (lambda W, g: -W.abs() * g, "That belongs to |W|, and fits large weights only."),
@@ -977,6 +1063,28 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda lr, p, q, d: 7, "and decay 0.5 it is 138.6 steps, not 7."),
         (lambda lr, p, q, d: "a", "The answer should be a number; it is 'a'."),
         (lambda lr, p: 1, "The function takes 2 arguments; it should take 4."),
+    ],
+    "13.3": [
+        (own_cut(-1, 1), "For share 1 and loss 2.5 it is not right. The sign"),
+        (own_cut(1, 1), "so the two have opposite signs"),
+        (own_cut(1, 0), "one of the outgoing weights of j"),
+        (lambda share, loss: (loss - share, share - loss), "The cut leaves a tenth of the share"),
+        (lambda share, loss: (-0.9 * share, 0.9 * share), "That is what the weight loses."),
+        (
+            lambda share, loss: (loss - 0.9 * share, 0.9 * share - loss),
+            "For share 2 and loss 0.5 nothing is cut",
+        ),
+        (lambda share, loss: (0, 0), "By how much does the share end above"),
+        (lambda share, loss: 1.0, "A pair is asked for"),
+        (lambda share, loss: (1.0, "a"), "A change should be a number; it is 'a'."),
+    ],
+    "13.4": [
+        (EXACT | {"Euler's method in the weights, (1, 2)"}, "not linear in the weights"),
+        (EXACT | {"gradient descent, (2, 2)"}, "the eta^2 identity of chapter 4"),
+        (EXACT | {"share steps with a cut for each weight, (1, 2)"}, "by different amounts"),
+        (EXACT | {"dual steps, (3, 3)"}, "not linear in the dual coordinate"),
+        (EXACT - {"Euler's method in the weights, (1, 1)"}, "1 more is missing. For p = q = 1"),
+        (7, "A set of names is asked for."),
     ],
     "14.1": [
         (lambda g, b, w: read(w) - written(g) - written(b), "The sign is reversed"),
@@ -1007,6 +1115,17 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda query, key: query @ key.T, "That is a product of both."),
         (lambda query, key: query @ query.T, "Compare with a linear hidden layer"),
         (lambda query, key: 1.0, "The shape should be (3, 3); it is ()."),
+    ],
+    "14.4": [
+        (FREE | {"outputs of a convolution that a batch norm reads"}, "could make up for it"),
+        (FREE | {"outputs of a layer norm that attention reads"}, "through a softmax"),
+        (FREE | {"hidden units that pass through a tanh"}, "tanh(a z) is not a tanh(z)"),
+        (FREE | {"logits"}, "Nothing reads the outputs"),
+        (
+            FREE - {"channels of a U-Net that are read again through a concatenation"},
+            "1 more is missing. Sums tie units",
+        ),
+        (["units"], "Not among the candidates: units."),
     ],
     "15.1": [
         (lambda i, o: 1 / equal_ranges(i, o), "Turn it over"),
@@ -1109,10 +1228,13 @@ def test_no_answer_yet(exercise: str, answer: Answer, capsys: CapSys) -> None:
         ("11.1", 2),
         ("11.2", 2),
         ("11.3", 1),
+        ("11.4", 1),
         ("12.1", 3),
         ("12.2", 3),
+        ("12.3", 3),
         ("13.1", 2),
         ("13.2", 4),
+        ("13.3", 2),
         ("14.1", 3),
         ("14.2", 3),
         ("14.3", 2),
@@ -1191,12 +1313,18 @@ class Untouchable:
         ("11.1", broken_two, "ZeroDivisionError: division by zero"),
         ("11.2", lambda sums, q: sums @ sums[:2], "RuntimeError: "),
         ("11.3", broken_one, "KeyError"),
+        ("11.4", broken_one, "KeyError"),
         ("12.1", lambda W, g, q: W @ g, "RuntimeError: "),
         ("12.2", lambda u, v, q: u / 0, "ZeroDivisionError"),
+        ("12.3", lambda w, p, q: w @ w[:2], "RuntimeError: "),
+        ("12.4", Untouchable(), "RuntimeError: hands off"),
         ("13.1", broken_two, "ZeroDivisionError: division by zero"),
+        ("13.3", broken_two, "ZeroDivisionError: division by zero"),
+        ("13.4", Untouchable(), "RuntimeError: hands off"),
         ("14.1", lambda gains, shifts, readers: gains[3], "IndexError"),
         ("14.2", lambda expand, depthwise, project: expand @ depthwise, "RuntimeError: "),
         ("14.3", broken_two, "ZeroDivisionError: division by zero"),
+        ("14.4", Untouchable(), "RuntimeError: hands off"),
         ("15.1", broken_two, "ZeroDivisionError: division by zero"),
         ("15.2", Untouchable(), "RuntimeError: hands off"),
         ("15.3", lambda W, V: W @ V, "RuntimeError: "),

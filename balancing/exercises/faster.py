@@ -126,8 +126,39 @@ def _rate_of_sweeps(n: int) -> float:
     return norms[-1]
 
 
+def _nearest_power(answer: Any) -> str:
+    """11.4: factors rounded to the powers of two that are nearest in the logarithm."""
+    a = (3 * gaussian(0, (1, 30))[0][0]).exp()
+    a[0] = 1.45  # nearer to 1 than to 2 by the difference, nearer to 2 by the ratio
+    given = matrix(call(answer, a.clone()), a.shape)
+    exponents = a.log2()
+    for typical, hint in (
+        (exponents.round(), "Those are the exponents."),
+        (2 ** exponents.floor(), "You always round down; 1.9 is nearer to 2 than to 1."),
+        (2 ** exponents.ceil(), "You always round up; 1.1 is nearer to 1 than to 2."),
+        (a.round(), "Those are whole numbers; powers of two are 1/4, 1/2, 1, 2, 4 and so on."),
+        (a.log().round().exp(), "Those are powers of e."),
+        (a, "The factors have not been rounded."),
+    ):
+        if torch.allclose(given, typical, rtol=1e-9, atol=0):
+            raise Wrong(hint)
+    if not bool((torch.frexp(given).mantissa == 0.5).all()):
+        raise Wrong("Not all of these are powers of two: 2 with a whole number as exponent.")
+    apart = (given.log2() - exponents).abs()
+    if bool((apart > 0.5).any()):
+        worst = int(apart.argmax())
+        if worst == 0:
+            raise Wrong("For 1.45 it is 2: 2 / 1.45 is less than 1.45 / 1. Compare ratios.")
+        raise Wrong(
+            f"For {float(a[worst]):.4g} you return {float(given[worst]):.4g}; another power of two "
+            "is nearer in the logarithm."
+        )
+    return "Powers of two, none off by more than a factor of the root of 2."
+
+
 CHECKS: dict[str, Callable[[Any], str]] = {
     "11.1": _osborne_step,
     "11.2": _layer_step,
     "11.3": _sweep_rate,
+    "11.4": _nearest_power,
 }

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from balancing.descent import WeightBalancingDescent
 from balancing.exercises._answers import (
     Wrong,
     call,
+    choose,
     close,
     gaussian,
     matrix,
@@ -75,6 +77,68 @@ def _end_point(answer: Any) -> str:
     return "No loss, and the imbalance of the start, for three starts and norms."
 
 
+def _geometry(answer: Any) -> str:
+    """12.3: the matrix A of a row, with which its flow is -A g."""
+    for seed, p, q in ((0, 2.0, 1.0), (1, 1.0, 3.0), (2, 3.0, 3.0)):
+        w = gaussian(seed, (1, 4))[0][0]
+        given = matrix(call(answer, w.clone(), p, q), (4, 4))
+
+        def shares(w: Tensor, p: float = p, q: float = q) -> Tensor:
+            return w.abs() ** p * w.abs().pow(p).sum() ** (q / p - 1)
+
+        slopes = torch.autograd.functional.jacobian(shares, w)
+        if torch.allclose(slopes @ given, w.diag(), rtol=1e-6, atol=1e-9):
+            continue  # d pi / dW times -A g is -W g, for every g
+        within, along = (w**2 / shares(w)).diag(), torch.outer(w, w) / shares(w).sum()
+        true = (within + (p / q - 1) * along) / p
+        for typical, hint in (
+            (within / p, "The second term is missing: it acts along w, as a matrix w w^T."),
+            (p * true, "The factor 1 / p is missing."),
+            (-true, "The minus sign stands in front of A; A itself is positive definite."),
+            (true.inverse(), "That is the inverse: it gives g from the velocity."),
+            ((within + (q / p - 1) * along) / p, "It is p / q, not q / p, in the second term."),
+            (
+                true.diag().diag(),
+                "Right on the diagonal. But the gradient of one weight moves its whole row.",
+            ),
+        ):
+            if torch.allclose(given, typical, rtol=1e-6, atol=1e-12):
+                raise Wrong(f"For p = {p:g}, q = {q:g} it is not right. {hint}")
+        if not torch.allclose(given, given.T):
+            raise Wrong(f"For p = {p:g}, q = {q:g} your matrix is not symmetric.")
+        raise Wrong(
+            f"For p = {p:g}, q = {q:g} the shares do not move by -w g when the row moves by -A g."
+        )
+    return "When a row moves by -A g, its shares move by -w g, for three norms and every g."
+
+
+def _who_keeps(answer: Any) -> str:
+    """12.4: which flow conserves the imbalance in which norm."""
+    right = {
+        "gradient flow, in (2, 2)",
+        "flow of (1, 1), in (1, 1)",
+        "flow of (3, 3), in (3, 3), with a new minibatch at times",
+        "flow of (1, 2), in (1, 2), with biases that count",
+    }
+    wrong = {
+        "gradient flow, in (1, 1)": "Gradient flow moves the squares of the weights by -2 W g: it "
+        "belongs to (2, 2).",
+        "flow of (1, 1), in (2, 2)": "The flow of a norm keeps the imbalance in this norm; the "
+        "squares are the shares of another.",
+        "flow of (3, 3), in (3, 3), with weight decay": "A regularizer makes every imbalance decay "
+        "as e^(-lambda t).",
+        "flow of (1, 2), in (1, 2), with biases that do not count": "The symmetry rescales a bias "
+        "with its row, so its share belongs to the incoming sum.",
+    }
+    choose(
+        answer,
+        right,
+        wrong,
+        "Ask of each: do the shares of this norm move by -W g, with all weights of the unit?",
+    )
+    return "Each flow keeps the imbalance of its own norm, at each time and for each loss."
+
+
 def _smooth_flow(answer: Any) -> str:
     """13.1: the flow that belongs to the regularizer sum sqrt(1 + W^2)."""
     W, g = gaussian(0, (5, 4), (5, 4))
@@ -132,9 +196,69 @@ def _steps_to_halve(answer: Any) -> str:
     return "The optimizer itself halves the imbalances at this pace, for three pairs."
 
 
+def _own_cut(answer: Any) -> str:
+    """13.3: the changes of two imbalances if the share between the units is cut on its own."""
+    for share, loss in ((1.0, 2.5), (0.4, 0.38), (2.0, 0.5), (0.5, -1.0)):
+        given = call(answer, share, loss)
+        try:
+            enters, leaves = (number(each, "A change") for each in given)
+        except (TypeError, ValueError):
+            raise Wrong("A pair is asked for: the changes of I_i and of I_j.") from None
+        # All other shares of both units take the whole step, which would change nothing.
+        stays = max(share - loss, share / 10) - (share - loss)
+        if max(abs(enters - stays), abs(leaves + stays)) < 1e-6:
+            continue
+        where = f"For share {share:g} and loss {loss:g}"
+        for typical, hint in (
+            ((-stays, stays), "The sign: more is left than should be, in the incoming sum of i."),
+            ((stays, stays), "The weight enters i and leaves j, so the two have opposite signs."),
+            ((stays, 0), "The weight is one of the outgoing weights of j."),
+            ((loss - share, share - loss), "The cut leaves a tenth of the share, not nothing."),
+            (
+                (-0.9 * share, 0.9 * share),
+                "That is what the weight loses. All other weights take the whole step: compare "
+                "with the loss that would have matched theirs.",
+            ),
+        ):
+            if max(abs(enters - typical[0]), abs(leaves - typical[1])) < 1e-6:
+                raise Wrong(f"{where} it is not right. {hint}")
+        if stays == 0:
+            raise Wrong(f"{where} nothing is cut, so neither imbalance changes.")
+        raise Wrong(
+            f"{where} it is not right. By how much does the share end above what the whole step "
+            "would have left?"
+        )
+    return "What the cut leaves behind stays in both imbalances, with opposite signs."
+
+
+def _exact_steps(answer: Any) -> str:
+    """13.4: which steps of finite size keep every imbalance."""
+    right = {
+        "Euler's method in the weights, (1, 1)",
+        "share steps, (1, 2)",
+        "dual steps, restored, (3, 3)",
+    }
+    wrong = {
+        "Euler's method in the weights, (1, 2)": "The shares of (1, 2) are not linear in the "
+        "weights: a term with dt^2 is left.",
+        "gradient descent, (2, 2)": "The squares of the gradients are left, the eta^2 identity of "
+        "chapter 4.",
+        "share steps with a cut for each weight, (1, 2)": "With cuts of their own, the incoming "
+        "and outgoing sums of a unit change by different amounts.",
+        "dual steps, (3, 3)": "The imbalance is not linear in the dual coordinate: a term with "
+        "dt^2 is left.",
+    }
+    choose(answer, right, wrong, "For p = q = 1 the shares are the sizes of the weights.")
+    return "These three keep the imbalances, the other four lose a little in every step."
+
+
 CHECKS: dict[str, Callable[[Any], str]] = {
     "12.1": _layer_flow,
     "12.2": _end_point,
+    "12.3": _geometry,
+    "12.4": _who_keeps,
     "13.1": _smooth_flow,
     "13.2": _steps_to_halve,
+    "13.3": _own_cut,
+    "13.4": _exact_steps,
 }

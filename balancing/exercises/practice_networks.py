@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balancing.exercises._answers import Wrong, call, gaussian, matrix
+from balancing.exercises._answers import Wrong, call, choose, gaussian, matrix
 
 
 def _stream_invariants(answer: Any) -> str:
@@ -124,8 +124,36 @@ def _head_invariant(answer: Any) -> str:
     return "A symmetric matrix for each head, as for a linear hidden layer."
 
 
+def _free_units(answer: Any) -> str:
+    """14.4: which units may be rescaled."""
+    right = {
+        "outputs of a batch norm, before a ReLU and a convolution",
+        "channels of a residual stream between batch norms",
+        "hidden units of a transformer's feed-forward part",
+        "channels of a U-Net that are read again through a concatenation",
+        "channels before a depthwise convolution in a block without normalization",
+    }
+    wrong = {
+        "outputs of a convolution that a batch norm reads": "The normalization takes the factor "
+        "out in training mode, so nothing behind it could make up for it.",
+        "outputs of a layer norm that attention reads": "Attention multiplies what it reads and "
+        "passes it through a softmax: no factor passes.",
+        "hidden units that pass through a tanh": "tanh(a z) is not a tanh(z): no factor passes.",
+        "logits": "Nothing reads the outputs that could make up for a factor: the function would "
+        "change.",
+    }
+    choose(
+        answer,
+        right,
+        wrong,
+        "Sums tie units and concatenations give them columns; neither stops a factor.",
+    )
+    return "The other four are read by something that a factor cannot pass, or by nothing."
+
+
 CHECKS: dict[str, Callable[[Any], str]] = {
     "14.1": _stream_invariants,
     "14.2": _block_factors,
     "14.3": _head_invariant,
+    "14.4": _free_units,
 }
