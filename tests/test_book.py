@@ -118,6 +118,17 @@ def test_notebook_carries_nothing_of_this_machine(source: Path) -> None:
     assert "application/vnd.jupyter.widget-view+json" not in text, "widgets are dead on the page"
 
 
+def test_only_live_cells_are_timed(tiny: Path) -> None:
+    tiny.write_text(
+        HEADER.replace("[hide-input]", "[live]") % "import time\n\ntime.sleep(0.3)"
+        + "\n```{code-cell} ipython3\nprint(2)\n```\n"
+    )
+    notebooks.refresh(tiny.parents[1])
+    [(cell, seconds)] = load(tiny).metadata.balancing.live.items()
+    assert cell == "c002"
+    assert 0.3 <= seconds <= load(tiny).metadata.balancing.seconds
+
+
 def test_refresh_executes_nothing_on_an_unchanged_tree(tiny: Path) -> None:
     before = tiny.with_suffix(".ipynb").stat().st_mtime_ns
     assert notebooks.refresh(tiny.parents[1]) == []
@@ -129,7 +140,7 @@ def test_executed_notebook_is_deterministic(tiny: Path) -> None:
     assert first.cells[2].outputs[0].text == "2\n"
     assert [cell.id for cell in first.cells] == ["c001", colab.CELL_ID, "c002"]
     assert "version" not in first.metadata.language_info
-    assert set(first.metadata.balancing) == {"hash", "seconds"}
+    assert set(first.metadata.balancing) == {"hash", "seconds", "live"}
     notebooks.refresh(tiny.parents[1], every=True)
     again = load(tiny)
     first.metadata.balancing.pop("seconds")

@@ -108,6 +108,7 @@ def execute(source: Path, root: Path = ROOT) -> float:
     notebook = source_notebook(source)
     # Taken before the run: an edit during it must leave the result stale.
     stamp = fingerprint(source, root)
+    watch = _Stopwatch()
     client = NotebookClient(
         notebook,
         kernel_name="python3",
@@ -116,6 +117,8 @@ def execute(source: Path, root: Path = ROOT) -> float:
         record_timing=False,
         store_widget_state=False,
         coalesce_streams=True,
+        on_cell_execute=watch.start,
+        on_cell_executed=watch.stop,
         # A kernel warns on our terminal that it talks TCP; it does so with this machine only.
         extra_arguments=["--log-level=ERROR"],
     )
@@ -129,9 +132,29 @@ def execute(source: Path, root: Path = ROOT) -> float:
     seconds = round(time.perf_counter() - start, 1)
     _drop_versions(notebook)
     _drop_live_views(notebook)
-    notebook.metadata["balancing"] = {"hash": stamp, "seconds": seconds}
+    live = {cell.id: watch.seconds[cell.id] for cell in notebook.cells if is_live(cell)}
+    notebook.metadata["balancing"] = {"hash": stamp, "seconds": seconds, "live": live}
     _write(notebook, source.with_suffix(".ipynb"))
     return seconds
+
+
+def is_live(cell: NotebookNode) -> bool:
+    """Whether a lecturer runs the cell in front of the class: the teaching guide says how long."""
+    return "live" in cell.metadata.get("tags", ())
+
+
+class _Stopwatch:
+    """Seconds that each cell takes, by its id."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._started = 0.0
+
+    def start(self, cell: NotebookNode, **_: object) -> None:
+        self._started = time.perf_counter()
+
+    def stop(self, cell: NotebookNode, **_: object) -> None:
+        self.seconds[cell.id] = round(time.perf_counter() - self._started, 1)
 
 
 def _failure(source: Path, notebook: NotebookNode, error: CellExecutionError) -> str:
