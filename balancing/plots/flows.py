@@ -136,6 +136,8 @@ def finite_steps(
             y = np.clip(np.asarray(changes, dtype=float), 1e-16, None)
             draw_line(axes, lengths, y, index, marker="os^D"[index], markersize=4, label=label)
         axes.set(title=title, xlabel="step $dt$", xscale="log", yscale="log", ylim=(3e-17, 100))
+        axes.set_xticks(lengths, [f"{length:g}" for length in lengths])
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.sharey(every[0])
     every[0].set_ylabel("change of an imbalance")
     found = [axes.get_legend_handles_labels() for axes in every]
