@@ -25,6 +25,9 @@ MATHJAX = ("tex-mml-chtml.js", "input/tex", "output/chtml")
 # The previews of what a link leads to, and what places them.
 TIPPY = ("@popperjs/core/dist/umd/popper.min.js", "tippy.js/dist/tippy-bundle.umd.min.js")
 
+# What turns slides over, and the window with the speaker's notes.
+REVEAL = ("dist/reveal.js", "dist/reveal.css", "plugin/notes/notes.js")
+
 # The typefaces of the printed book.
 FONTS = (
     "source-serif-4-latin-400-normal",
@@ -56,6 +59,8 @@ def fetch() -> None:
             _copy(modules / "mathjax" / "es5" / part, fresh / "mathjax" / part)
         for script in TIPPY:
             _copy(modules / script, fresh / "tippy" / Path(script).name)
+        for file in REVEAL:
+            _copy(modules / "reveal.js" / file, fresh / "reveal" / Path(file).name)
         for font in FONTS:
             package = modules / "@fontsource" / font.partition("-latin-")[0]
             _copy(package / "files" / f"{font}.woff2", fresh / "fonts" / f"{font}.woff2")
