@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tools import ToolError, assets, notebooks
-from tools.course import editions
+from tools.course import assignments, editions
 
 
 def build(out: Path = editions.OUT) -> dict[str, float]:
@@ -37,6 +37,9 @@ def build(out: Path = editions.OUT) -> dict[str, float]:
         ]
         for each in started:
             each.result()
+    timed(
+        "assignments", partial(assignments.build, out / "assignments")
+    )  # reads the pages' numbers
     return seconds
 
 

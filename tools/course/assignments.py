@@ -19,15 +19,13 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from tools import ROOT, ToolError, notebooks
+from tools import ROOT, ToolError, notebooks, site
 from tools.course import editions, words
 from tools.course.answers import Answer, answer, setup
 from tools.course.sources import Exercise, blocks, exercises
 
 OUT = ROOT / "dist" / "course" / "assignments"
 STAMP = editions.STAGE / "assignments-stamp"
-# Where numbers of theorems and equations are read from; the first that is there.
-SITES = (ROOT / "dist" / "course" / "instructor" / "site", ROOT / "_build" / "html")
 
 # Grade of an exercise -> points for the answer that is checked, points for what is written.
 POINTS = {"recall": (1, 0), "compute": (2, 0), "prove": (1, 2)}
@@ -116,7 +114,8 @@ def build(
     Args:
         out: Folder of the course.
         only: Chapters by name, for example 09_multiplicative_updates; none means all.
-        references: Label -> what the book calls it; else read from the first of `SITES` there is.
+        references: Label -> what the book calls it; else read from the pages, the instructor's
+            beside `out` or the book's.
 
     Raises:
         ToolError: An exercise cannot be graded, a reference leads nowhere, or nbgrader failed.
@@ -129,7 +128,7 @@ def build(
     sources = [path for path in notebooks.chapters() if path.stem[:2].isdigit()]
     sources = [path for path in sources if not chapters or path.stem in chapters]
     if references is None:
-        references = words.numbers(_site())
+        references = words.numbers(_pages(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".assignments.", dir=out.parent) as temporary:
         course = Path(temporary) / "course"
@@ -145,11 +144,11 @@ def build(
     return out
 
 
-def _site() -> Path:
-    for site in SITES:
-        if (site / "book").is_dir():
-            return site
-    raise ToolError("no built site to take the numbers of theorems from: run make book")
+def _pages(out: Path) -> Path:
+    for html in (out.parent / "instructor" / "site", site.HTML):
+        if (html / "book").is_dir():
+            return html
+    raise ToolError("there are no pages to take the numbers of theorems from: run make book")
 
 
 def write(source: Path, course: Path, references: Mapping[str, str]) -> Path:
