@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -98,6 +99,23 @@ def test_setup_names_all_that_these_need() -> None:
     assert names - {"ipywidgets", "typing-extensions"} == {"psygnal"}
 
 
+def test_binder_finds_the_notebooks_where_the_buttons_look(tmp_path: Path) -> None:
+    """With a Python that builds only what the script moves."""
+    script = Path(shutil.copy(ROOT / "postBuild", tmp_path))
+    assert os.access(script, os.X_OK)
+    fake = tmp_path / "bin" / "python"
+    fake.parent.mkdir()
+    fake.write_text(
+        '#!/bin/sh\n[ "$*" = "-m tools.site" ] && mkdir -p _build/html/notebooks/results'
+    )
+    fake.chmod(0o755)
+    for _ in range(2):
+        path = f"{fake.parent}:{os.environ['PATH']}"
+        subprocess.run([script], cwd=tmp_path, env={"PATH": path}, check=True)
+        assert (tmp_path / "notebooks" / "results").is_dir()
+    assert not (tmp_path / "_build").exists()
+
+
 def test_pages_leave_the_setup_out() -> None:
     assert colab.setup_cell().metadata.tags == ["remove-cell"]
 
@@ -125,7 +143,8 @@ def test_zip_holds_what_a_reader_needs(tmp_path: Path) -> None:
         "_static/a.js",
         "_static/a.js.map",
         "book/01_a.html",
-        "_sources/book/01_a.ipynb",
+        "notebooks/01_a.ipynb",
+        "notebooks/results/a.csv",
     ):
         (html / name).parent.mkdir(parents=True, exist_ok=True)
         (html / name).write_text(name)
@@ -133,10 +152,11 @@ def test_zip_holds_what_a_reader_needs(tmp_path: Path) -> None:
     with zipfile.ZipFile(archive) as zipped:
         assert zipped.testzip() is None
         assert zipped.namelist() == [
-            "balancing/_sources/book/01_a.ipynb",
             "balancing/_static/a.js",
             "balancing/book/01_a.html",
             "balancing/index.html",
+            "balancing/notebooks/01_a.ipynb",
+            "balancing/notebooks/results/a.csv",
         ]
     first = archive.read_bytes()
     for path in html.rglob("*"):
