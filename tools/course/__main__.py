@@ -3,6 +3,7 @@
 python -m tools.course
 """
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -37,10 +38,17 @@ def build(out: Path = editions.OUT) -> dict[str, float]:
         ]
         for each in started:
             each.result()
-    timed(
-        "assignments", partial(assignments.build, out / "assignments")
-    )  # reads the pages' numbers
+    # These are made of the instructor's pages.
+    timed("slides", partial(_slides, out / "slides"))
+    timed("assignments", partial(assignments.build, out / "assignments"))
     return seconds
+
+
+def _slides(target: Path) -> None:
+    """The decks that the instructor's site has, on their own."""
+    if importlib.util.find_spec("tools.course.slides"):
+        slides = importlib.import_module("tools.course.slides")
+        slides.write(editions.built("instructor"), target)
 
 
 def main() -> int:

@@ -103,6 +103,8 @@ def stage(name: str, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     chapters = notebooks.chapters()
     names = [path.stem + ending for path in chapters for ending in (".md", ".ipynb")]
+    if name == "student":
+        names.append("modules.yml")  # without it, no decks
     left = shutil.ignore_patterns(*names, "__pycache__", ".ipynb_checkpoints")
     shutil.copytree(ROOT / "book", folder / "book", ignore=left)
     for path in chapters:
@@ -117,7 +119,8 @@ def stage(name: str, folder: Path) -> None:
 
 def fingerprint() -> str:
     """Hash of everything that the editions are made from."""
-    tools = [*(ROOT / "tools" / "course").glob("*.py"), Path(dist.__file__), Path(colab.__file__)]
+    modules = [Path(each.__file__) for each in (colab, dist, notebooks)]
+    tools = [*(ROOT / "tools" / "course").glob("*.py"), *modules]
     parts = [site.fingerprint(), notebooks.hash_files(tools)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
