@@ -282,6 +282,7 @@ def test_setup_holds_what_the_answers_need() -> None:
     text = answers.setup(code, [graded("f = twice(SIZE)")])
     assert text.endswith("SIZE = 3\n\ndef twice(x):\n    return 2 * x")
     assert "pandas" not in text
+    assert "pandas" in answers.setup(code, [graded("f = 1")], named=["pd", "missing"])
 
 
 def test_setup_refuses_what_only_the_chapter_computes() -> None:

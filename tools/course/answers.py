@@ -89,19 +89,20 @@ def _dots_below(stub: str) -> str:
     return "\n".join(lines)
 
 
-def setup(cells: Sequence[str], answers: Iterable[Answer]) -> str:
+def setup(cells: Sequence[str], answers: Iterable[Answer], named: Iterable[str] = ()) -> str:
     """Imports and definitions of a chapter that the answers need, as one cell.
 
     Args:
         cells: The code cells of the chapter in their order; the first one holds its imports.
         answers: Of the chapter's exercises.
+        named: What statements speak of; needed where the chapter defines it.
 
     Raises:
         ToolError: A solution uses a value that only the chapter's text computes.
     """
     definitions = _definitions(cells)
     needed: set[str] = set()
-    waiting = set(USUAL & definitions.keys()) | {
+    waiting = (USUAL | set(named)) & definitions.keys() | {
         name
         for each in answers
         for name in _free_names("\n".join((each.stub, each.solution, each.check)))

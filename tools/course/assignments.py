@@ -8,6 +8,7 @@ release; and for what must be argued in words a cell that a person grades.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -168,11 +169,12 @@ def assignment(source: Path, references: Mapping[str, str]) -> NotebookNode:
     answers = {each.number: answer(each) for each in asked if each.stub}
     code = [each.body for each in blocks(text, source.name) if each.kind == "code-cell"]
     title = next(line for line in text.splitlines() if line.startswith("# ")).removeprefix("# ")
+    named = [name for each in asked for name in re.findall(r"`(\w+)\.", each.statement)]
     total = sum(sum(points(each)) for each in asked)
     try:
         cells = [
             _locked(new_markdown_cell(_INTRODUCTION.format(title=title, points=total)), "about"),
-            _locked(new_code_cell(setup(code, answers.values())), "setup"),
+            _locked(new_code_cell(setup(code, answers.values(), named)), "setup"),
         ]
         for each in asked:
             cells += _cells(each, answers.get(each.number), references)
