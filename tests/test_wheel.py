@@ -13,40 +13,30 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from balancing.course import Edition, editions
+from balancing.course import Edition
 from tools import ROOT, ToolError, notebooks, wheel
+from tools.course import editions as course_editions
 
-QUICK = ("01", "09")
+QUICK = ("01", "07")
 
 
-def fake(folder: Path, name: str) -> Edition:
-    """Two small chapters that use the library and a recorded result."""
-    (folder / "results").mkdir(parents=True)
-    (folder / "results" / "table.csv").write_text("1\n")
-    code = (
-        'import balancing as bal\nprint(bal.__version__, open("results/table.csv").read().strip())'
-    )
-    output = new_output("stream", name="stdout", text="0.1.0 1\n")
+def quick(folder: Path, name: str) -> Edition:
+    """Two chapters as the edition has them, but for the form of their text."""
+    folder.mkdir()
     for number in QUICK:
-        cell = new_code_cell(code, execution_count=1, outputs=[output])
-        nbformat.write(new_notebook(cells=[cell]), folder / f"{number}_{name}.ipynb")
-    files = sorted(folder.glob("*.ipynb"))
-    return Edition(name, tuple(files), {"results/table.csv": folder / "results" / "table.csv"})
+        [source] = (ROOT / "book").glob(f"{number}_*.md")
+        nbformat.write(course_editions.chapter(source, name), folder / f"{source.stem}.ipynb")
+    results = {f"results/{path.name}": path for path in (ROOT / "book" / "results").glob("*.*")}
+    return Edition(name, tuple(sorted(folder.glob("*.ipynb"))), results)
 
 
 @pytest.fixture(scope="module")
 def available(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Edition]:
-    """The editions of this clone where they were made, else small ones."""
-    there = editions()
     folder = tmp_path_factory.mktemp("editions")
-    return {
-        name: there.get(name) or fake(folder / name, name)
-        for name in ("book", "student", "instructor")
-    }
+    return {name: quick(folder / name, name) for name in ("book", "student", "instructor")}
 
 
 @pytest.fixture(scope="module")
