@@ -106,7 +106,7 @@ def submit(course: Path, name: str, student: str, *, share: float) -> None:
     solved = cells(reference, "answer")
     for number in answered(list(solved), share):
         lines = solved[number].source.splitlines()
-        code = "\n".join(line for line in lines if not line.startswith("### "))
+        code = "\n".join(line for line in lines if not line.strip().startswith("###"))
         cells(notebook, "answer")[number].source = code
     path = course / "submitted" / student / name / f"{name}.ipynb"
     path.parent.mkdir(parents=True)
