@@ -274,20 +274,22 @@ def test_setup_holds_what_the_answers_need() -> None:
     check = "from balancing.exercises import check"
     code = [
         f"{IMPORTS}\n{check}",
-        "import pandas as pd\nSIZE = 3\n\n\ndef twice(x):\n    return 2 * x",
+        "import pandas as pd\nSIZE = (3, 4)\n\n\ndef twice(x):\n    return 2 * x",
     ]
     assert answers.setup(code, [graded("f = 1")]) == (
         f"import math\n\nimport torch\n\nmath.fsum([])\n{check}"
     )
     text = answers.setup(code, [graded("f = twice(SIZE)")])
-    assert text.endswith("SIZE = 3\n\ndef twice(x):\n    return 2 * x")
+    assert text.endswith("SIZE = (3, 4)\n\ndef twice(x):\n    return 2 * x")
     assert "pandas" not in text
     assert "pandas" in answers.setup(code, [graded("f = 1")], named=["pd", "missing"])
 
 
-def test_setup_refuses_what_only_the_chapter_computes() -> None:
+@pytest.mark.parametrize("code", ["net = print()", "net = 3\nnet = 4", "for net in range(3): net"])
+def test_setup_refuses_what_only_the_chapter_computes(code: str) -> None:
+    check = "from balancing.exercises import check"
     with pytest.raises(ToolError, match="a solution needs 'net'"):
-        answers.setup(["check = net = print()", "net = check"], [graded("f = net")])
+        answers.setup([check, code], [graded("f = net")])
 
 
 # Words

@@ -7,6 +7,7 @@ statements that give the name of the stub its value.
 
 import ast
 import builtins
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -125,14 +126,22 @@ def setup(cells: Sequence[str], answers: Iterable[Answer], named: Iterable[str] 
 
 
 def _definitions(cells: Sequence[str]) -> dict[str, str]:
-    """Name -> source of the import, function, class or constant that first defines it."""
+    """Name -> source of the import, function, class or lasting constant that defines it."""
+    trees = [(code, ast.parse(code)) for code in cells]
+    nodes = (node for _, tree in trees for node in ast.walk(tree))
+    times = Counter(node.id for node in nodes if isinstance(node, ast.Name) and _is_set(node))
     found: dict[str, str] = {}
-    for code in cells:
-        for statement in ast.parse(code).body:
+    for code, tree in trees:
+        for statement in tree.body:
             source = ast.get_source_segment(code, statement) or ""
             for name in _defined(statement):
-                found.setdefault(name, source)
+                if times[name] <= 1:  # another value later may be the one that is meant
+                    found.setdefault(name, source)
     return found
+
+
+def _is_set(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
 
 
 def _defined(statement: ast.stmt) -> list[str]:
@@ -141,9 +150,17 @@ def _defined(statement: ast.stmt) -> list[str]:
             return [each.asname or each.name.partition(".")[0] for each in statement.names]
         case ast.FunctionDef() | ast.ClassDef():
             return [statement.name]
-        case ast.Assign(targets=[ast.Name(name)], value=ast.Constant()):
+        case ast.Assign(targets=[ast.Name(name)], value=value) if _is_literal(value):
             return [name]
     return []
+
+
+def _is_literal(value: ast.expr) -> bool:
+    try:
+        ast.literal_eval(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _without(code: str, needed: set[str]) -> str:
