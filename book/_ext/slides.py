@@ -236,9 +236,9 @@ def deck(app: Sphinx, module: Module) -> str:
     return PAGE.format(
         title=html.escape(f"{module.title}: slides of module {module.number}"),
         head="\n".join(head),
-        body='<main class="reveal"><div class="slides">\n'
+        body='<main><div class="reveal"><div class="slides">\n'
         + "\n".join(sections)
-        + "\n</div></main>",
+        + "\n</div></div></main>",
     )
 
 
