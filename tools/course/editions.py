@@ -119,7 +119,7 @@ def stage(name: str, folder: Path) -> None:
 
 def fingerprint() -> str:
     """Hash of everything that the editions are made from."""
-    modules = [Path(each.__file__) for each in (colab, dist, notebooks)]
+    modules = [Path(str(each.__file__)) for each in (colab, dist, notebooks)]
     tools = [*(ROOT / "tools" / "course").glob("*.py"), *modules]
     parts = [site.fingerprint(), notebooks.hash_files(tools)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()
