@@ -243,6 +243,24 @@ def test_student_notebook_is_the_executed_one_but_for_solutions(made: Path, sour
             assert f'check("{exercise.number}"' in code
 
 
+@each_chapter
+def test_student_notebook_defines_what_it_uses(made: Path, source: Path) -> None:
+    """A cell below an exercise must not lean on its solution."""
+    cells = code_of(made / "student" / "notebooks" / f"{source.stem}.ipynb")
+    assert undefined("\n".join(cell.source for cell in cells)) == ""
+
+
+def undefined(code: str) -> str:
+    """What ruff says of names that nothing in the code defines."""
+    command = [Path(sys.executable).with_name("ruff"), "check", "--isolated", "--select=F821", "-q"]
+    done = subprocess.run([*command, "-"], input=code, capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def test_undefined_name_is_found() -> None:
+    assert "F821" in undefined("print(answer_solution)")
+
+
 def all_notebooks(made: Path, page_folder: Path) -> list[Path]:
     folders = [page_folder / "notebooks", *(made / name / "notebooks" for name in editions.NAMES)]
     return [path for folder in folders for path in sorted(folder.glob("*.ipynb"))]
