@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: book pdf test serve dist course wheel refresh lint lab
+.PHONY: book pdf test serve dist course slides-pdf wheel refresh lint lab
 .DELETE_ON_ERROR:
 
 book: .venv/book-installed  ## Build the site to _build/html
@@ -23,6 +23,9 @@ dist: .venv/book-installed  ## The site as one file for reading without network:
 
 course: .venv/course-installed  ## What a course needs: editions, slides, assignments; see dist/course
 	$(BIN)/python -m tools.course
+
+slides-pdf: .venv/test-installed  ## Print the slides, too: dist/course/slides/module-*.pdf (needs Chromium)
+	$(BIN)/python -m tools.course.print_slides
 
 # For everybody. EDITIONS="book student instructor" makes another one, which is not for students.
 wheel: book course  ## The package with the notebooks in it: dist/balancing-*.whl

@@ -11,7 +11,7 @@ from pypdf import PdfReader
 from test_accessibility import axe
 
 from tools import ROOT, ToolError
-from tools.course import slides
+from tools.course import print_slides, slides
 
 __all__ = ["axe"]  # a fixture
 
@@ -224,7 +224,7 @@ def test_list_leads_to_every_deck(folder: Path, visit: Callable[..., Visit]) -> 
 
 def test_a_deck_is_printed_one_page_a_slide(folder: Path, browser: Browser) -> None:
     deck = folder / "module-1.html"
-    [pdf] = slides.print_decks([deck], browser)
+    [pdf] = print_slides.print_decks([deck], browser)
     page = browser.new_page()
     page.goto(deck.as_uri())
     page.wait_for_function(READY)

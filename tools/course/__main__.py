@@ -3,7 +3,6 @@
 python -m tools.course
 """
 
-import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tools import ToolError, assets, notebooks
-from tools.course import assignments, editions
+from tools.course import assignments, editions, slides
 
 
 def build(out: Path = editions.OUT) -> dict[str, float]:
@@ -39,16 +38,9 @@ def build(out: Path = editions.OUT) -> dict[str, float]:
         for each in started:
             each.result()
     # These are made of the instructor's pages.
-    timed("slides", partial(_slides, out / "slides"))
+    timed("slides", partial(slides.write, editions.built("instructor"), out / "slides"))
     timed("assignments", partial(assignments.build, out / "assignments"))
     return seconds
-
-
-def _slides(target: Path) -> None:
-    """The decks that the instructor's site has, on their own."""
-    if importlib.util.find_spec("tools.course.slides"):
-        slides = importlib.import_module("tools.course.slides")
-        slides.write(editions.built("instructor"), target)
 
 
 def main() -> int:
