@@ -125,6 +125,17 @@ def fingerprint() -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
+def is_current(part: str, target: Path, wanted: str) -> bool:
+    """Whether a part of the course stands in `target`, made from what has the hash `wanted`."""
+    stamp = STAGE / f"{part}-stamp"
+    return target.is_dir() and stamp.is_file() and stamp.read_text() == f"{wanted} {target}"
+
+
+def mark(part: str, target: Path, wanted: str) -> None:
+    """Note that a part of the course has been made."""
+    (STAGE / f"{part}-stamp").write_text(f"{wanted} {target}")
+
+
 def built(name: str) -> Path:
     """The folder of the edition's pages, as the last build left it."""
     return STAGE / name / "_build" / "html"
@@ -137,9 +148,8 @@ def build(name: str, out: Path = OUT) -> Path:
         ToolError: A chapter is not as it should be, or the pages had a warning.
     """
     target = out / name
-    stamp = STAGE / f"{name}-stamp"
-    wanted = f"{fingerprint()} {target}"
-    if stamp.is_file() and stamp.read_text() == wanted and target.is_dir():
+    wanted = fingerprint()
+    if is_current(name, target, wanted):
         return target
     work = STAGE / name
     stage(name, work)
@@ -151,7 +161,7 @@ def build(name: str, out: Path = OUT) -> Path:
     if name == "student":
         dist.write(html, target / ARCHIVE)
     (target / "README.md").write_text(_README[name], encoding="utf-8")
-    stamp.write_text(wanted)
+    mark(name, target, wanted)
     return target
 
 
