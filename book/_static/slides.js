@@ -46,8 +46,9 @@
     slideNumber: "c/t",
     transition: "none",
     pdfMaxPagesPerSlide: 1,
-    // The keys of an explorer are its own while it has the focus.
-    keyboardCondition: () => !document.activeElement?.closest(".balancing-explorer"),
+    // The keys of an explorer are its own while it has the focus; a presenter's remote still works.
+    keyboardCondition: (event) =>
+      /^Page(Up|Down)$/.test(event.key) || !document.activeElement?.closest(".balancing-explorer"),
     plugins: [RevealNotes],
   });
   document.documentElement.dataset.ready = "";

@@ -197,6 +197,10 @@ def test_keys_go_to_the_explorer_while_it_has_the_focus(explorer: Page) -> None:
         explorer.keyboard.press(key)
     assert picture(explorer) != before
     assert explorer.evaluate("Reveal.getIndices().h") == place
+    explorer.keyboard.press("PageDown")  # of a presenter's remote
+    assert explorer.evaluate("Reveal.getIndices().h") == place + 1
+    explorer.keyboard.press("PageUp")
+    explorer.locator("section.present .handle").first.focus()
     explorer.keyboard.press("Escape")
     assert not explorer.evaluate("Reveal.isOverview()")
     explorer.keyboard.press("ArrowRight")
