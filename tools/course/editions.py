@@ -113,7 +113,7 @@ def stage(name: str, folder: Path) -> None:
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     settings = config["sphinx"]["config"]
     settings["course_edition"] = name
-    settings["html_theme_options"]["logo"]["text"] += f" ({name} edition)"
+    settings["html_theme_options"]["logo"]["text"] += f" for {name}s"
     (folder / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 
