@@ -145,7 +145,7 @@ class Writer:
         return self.blocks(node.children)
 
     _block_compound = _block_compact_paragraph = _block_only = _block_section = _block_container
-    _block_proof_node = _block_container
+    _block_proof_node = _block_glossary = _block_container
 
     def _block_rubric(self, node: nodes.Element) -> str:
         return f"**{self._line(node)}**"
