@@ -37,7 +37,7 @@ class LiveCells(SphinxDirective):
         lines = [
             f"| In [chapter {int(number)}]({found[0].name}), {seconds:.0f} s in all | Cell | s |",
             "|---|---|---:|",
-            *(f"| {section} | `{line}` | {time:.1f} |" for section, line, time in rows),
+            *(f"| {section} | `{line}` | {max(time, 0.1):.1f} |" for section, line, time in rows),
         ]
         container = nodes.container(classes=["live-cells"])
         self.state.nested_parse(StringList(lines, source=self.env.docname), 0, container)
