@@ -76,6 +76,16 @@ def test_every_control_has_its_label_and_name(path: Path) -> None:
 
 
 @each_quiz
+def test_replies_are_hidden_where_the_style_is_dropped(path: Path) -> None:
+    """JupyterLab shows the outputs of a notebook that is not trusted without style elements."""
+    read = Quiz.read(path)
+    kinds = {"right", "wrong"}
+    replies = [each for each in Controls(read._repr_html_()).of("p") if each["class"] in kinds]
+    assert len(replies) == sum(len(question.options) for question in read.questions)
+    assert all("hidden" in each for each in replies)
+
+
+@each_quiz
 def test_no_script_is_needed(path: Path) -> None:
     text = Quiz.read(path)._repr_html_()
     assert "<script" not in text

@@ -67,7 +67,6 @@ STYLE = """\
 }
 .balancing-quiz .replies > p {
   border-left: 4px solid #c4501b;
-  display: none;
   margin: 0.5rem 0 0;
   padding: 0.1rem 0 0.1rem 0.8rem;
 }
@@ -78,7 +77,7 @@ STYLE = """\
 .balancing-quiz input:nth-of-type(2):checked ~ .replies > :nth-child(2),
 .balancing-quiz input:nth-of-type(3):checked ~ .replies > :nth-child(3),
 .balancing-quiz input:nth-of-type(4):checked ~ .replies > :nth-child(4) {
-  display: block;
+  display: block !important; /* as the rule for what is hidden has it in some places */
 }
 .balancing-quiz input:checked {
   counter-increment: answered;
@@ -222,7 +221,8 @@ def _radio(option: Option, name: str, id_: str) -> str:
 
 def _reply(option: Option) -> str:
     kind, verdict = ("right", "✓ Right.") if option.right else ("wrong", "✗ Not so.")
-    return f'<p class="{kind}"><strong>{verdict}</strong> {inline(option.reply)}</p>'
+    # Hidden without the style, too: JupyterLab drops it from a notebook that it does not trust yet.
+    return f'<p class="{kind}" hidden><strong>{verdict}</strong> {inline(option.reply)}</p>'
 
 
 def _small(style: str) -> str:
