@@ -6,7 +6,8 @@
   const SMALLEST = 0.64;
   const SMALLEST_PICTURES = 0.4;
 
-  const tooHigh = (box) => box.scrollHeight > box.clientHeight + 1;
+  // A formula's hidden copy for screen readers may hang out by a few pixels.
+  const tooHigh = (box) => box.scrollHeight > box.clientHeight + 6;
   const tooWide = (box) => box.scrollWidth > box.clientWidth + 1;
 
   /** Make the text of a slide smaller until everything stands on it. */
