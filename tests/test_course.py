@@ -122,6 +122,8 @@ def secrets(*kinds: str) -> dict[str, str]:
     student = {name: sources.edition(text, "student") for name, text in everything.items()}
     public = plain("\n".join(student.values()))
     public += " ".join(part for text in student.values() for part in words(text))
+    quizzes = sorted((ROOT / "balancing" / "quizzes").glob("*.toml"))
+    public += plain("\n".join(path.read_text(encoding="utf-8") for path in quizzes))
     wanted = set(kinds or ("solution", "teaching", "slide"))
     found = dict.fromkeys(TELLING, "any chapter")
     for name, text in everything.items():

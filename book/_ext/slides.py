@@ -21,6 +21,7 @@ from docutils.io import StringOutput
 from docutils.utils import new_document
 from sphinx.application import Sphinx
 from sphinx.builders.html import StandaloneHTMLBuilder
+from sphinx.util.docutils import SphinxDirective
 
 from balancing.quizzes import _page
 
@@ -75,6 +76,23 @@ def modules(path: Path) -> list[Module]:
         Module(number, entry["title"], tuple(entry["chapters"]))
         for number, entry in enumerate(entries, start=1)
     ]
+
+
+class DecksDirective(SphinxDirective):
+    """``{decks}``: a list of the decks, where the site has them."""
+
+    def run(self) -> list[nodes.Node]:
+        """Links relative to the page; nothing in print, nor for students."""
+        if self.env.app.builder.name != "html" or self.config.course_edition == "student":
+            return []
+        up = "../" * self.env.docname.count("/")
+        entries = nodes.bullet_list()
+        for module in modules(Path(self.env.srcdir) / MODULES):
+            link = nodes.reference("", module.title, refuri=f"{up}{FOLDER}/{module.page}")
+            text = nodes.paragraph("", f"Module {module.number}: ", link)
+            entries += nodes.list_item("", text)
+        words = "The decks are on this site, too (S opens the speaker's window):"
+        return [nodes.paragraph("", words), entries]
 
 
 class Renderer:
@@ -286,6 +304,7 @@ def write_decks(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx, before the finished pages are mended."""
+    app.add_directive("decks", DecksDirective)
     app.connect("builder-inited", write_style)
     app.connect("build-finished", write_decks, priority=400)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
