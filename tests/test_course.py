@@ -285,7 +285,9 @@ def test_raw_markup_is_found(text: str) -> None:
     assert RAW.search(f"Words.\n{text}\n")
 
 
-NAMED = re.compile(r"(?:Theorem|Proposition|Definition|Lemma|Corollary|Exercise|Fig\.) \d+")
+NAMED = re.compile(
+    r"(?:Theorem|Proposition|Definition|Lemma|Corollary|Exercise|Fig\.) \d+(?:\.\d+)?"
+)
 
 
 @each_chapter

@@ -140,10 +140,13 @@ FOCUSED = """() => {
     };
 }"""
 
+# Of radio buttons with one name the Tab key reaches one, and the arrows the others.
 MISSED = """() => [...document.querySelectorAll(
     'a[href], button, input, select, textarea, summary, [tabindex="0"]')]
     .filter(e => e.checkVisibility({visibilityProperty: true}) && !e.disabled && e.tabIndex >= 0)
     .filter(e => e.getBoundingClientRect().width && !('reached' in e.dataset))
+    .filter(e => e.type !== 'radio' || ![...document.getElementsByName(e.name)]
+        .some(other => 'reached' in other.dataset))
     .map(e => e.outerHTML.slice(0, 120))"""
 
 

@@ -124,7 +124,7 @@ def test_first_screen_says_what_the_book_is_and_where_to_begin(
     assert [each.removeprefix(address) for each in starts] == [
         "/book/01_rescaling_symmetry.html",
         "/book/api.html",
-        "/book/intro.html#teaching",
+        "/book/teaching.html",
     ]
     page.context.close()
 
