@@ -26,7 +26,6 @@ from tools.course.answers import Answer, answer, setup
 from tools.course.sources import Exercise, blocks, exercises
 
 OUT = ROOT / "dist" / "course" / "assignments"
-STAMP = editions.STAGE / "assignments-stamp"
 
 # Grade of an exercise -> points for the answer that is checked, points for what is written.
 POINTS = {"recall": (1, 0), "compute": (2, 0), "prove": (1, 2)}
@@ -123,8 +122,8 @@ def build(
     """
     chapters = set(only)
     whole = not chapters and references is None
-    wanted = f"{editions.fingerprint()} {out}"
-    if whole and out.is_dir() and STAMP.is_file() and STAMP.read_text() == wanted:
+    wanted = editions.fingerprint()
+    if whole and editions.is_current("assignments", out, wanted):
         return out
     sources = [path for path in notebooks.chapters() if path.stem[:2].isdigit()]
     sources = [path for path in sources if not chapters or path.stem in chapters]
@@ -140,8 +139,7 @@ def build(
         shutil.rmtree(out, ignore_errors=True)
         course.rename(out)
     if whole:
-        STAMP.parent.mkdir(parents=True, exist_ok=True)
-        STAMP.write_text(wanted)
+        editions.mark("assignments", out, wanted)
     return out
 
 

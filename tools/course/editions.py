@@ -133,6 +133,7 @@ def is_current(part: str, target: Path, wanted: str) -> bool:
 
 def mark(part: str, target: Path, wanted: str) -> None:
     """Note that a part of the course has been made."""
+    STAGE.mkdir(parents=True, exist_ok=True)
     (STAGE / f"{part}-stamp").write_text(f"{wanted} {target}")
 
 
