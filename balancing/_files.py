@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,13 @@ def check_target(path: Path) -> None:
         raise FileNotFoundError(f"cannot write '{path}': there is no folder '{target.parent}'")
     if target.exists() and not target.is_file():
         raise FileExistsError(f"cannot write '{path}': it exists and is not a file")
-    if not os.access(target.parent, os.W_OK):
-        raise PermissionError(f"cannot write '{path}': no permission to write to its folder")
+    try:  # whoever may do everything may still not write to a disk that is read-only
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"cannot write '{path}': its folder cannot be written to ({error.strerror})"
+        ) from error
 
 
 @contextmanager

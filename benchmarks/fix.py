@@ -43,7 +43,8 @@ from torch import nn
 import balancing
 from balancing import balance, mlp, plots, trace
 from balancing._orbit import Orbit
-from balancing.cli import RESULTS, record
+from balancing.cli import RESULTS
+from balancing.experiments._record import record
 from benchmarks.contestants import (
     METHOD,
     TOL,
@@ -497,7 +498,7 @@ def main() -> None:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     folder = PARTIAL.parent if config.quick else RESULTS
-    record(folder, NAME, table, config, ("python", "-m", "benchmarks.fix"))
+    record(folder, NAME, table, config, program=("python", "-m", "benchmarks.fix"))
     draw(table, folder)
     PARTIAL.unlink()
     print(report(table))

@@ -1,8 +1,10 @@
 """Random networks and problems for the property-based tests, and the profile they run under."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import pandas as pd
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -39,6 +41,12 @@ class Problem:
 
     def loss(self, net: nn.Module) -> Tensor:
         return 0.5 * (net(self.x) - self.y).square().sum(1).mean()
+
+
+def over_seeds(run: Callable[..., pd.DataFrame], config: Any, count: int) -> pd.DataFrame:
+    """The tables of an experiment for the seeds 0 to count - 1, one below the other."""
+    tables = [run(replace(config, seed=seed), progress=False) for seed in range(count)]
+    return pd.concat(tables, ignore_index=True)
 
 
 def generator(seed: int) -> torch.Generator:

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from strategies import over_seeds
 
-from balancing import __version__, claims, cli
+from balancing import __version__, _reproduce_command, claims
 from balancing.claims import Claim
 from balancing.cli import main
 from balancing.experiments import EXPERIMENTS, Experiment
 from balancing.experiments.du2018 import Figure2Config, figure2
 
 QUICK = ["--set", "iterations=30", "--set", "samples=50", "--set", "widths=(20,10,10,5)"]
-CONFIG = Figure2Config(iterations=30, samples=50, widths=(20, 10, 10, 5))
+FEW = ["--jobs", "1", "--seeds", "2"]
+QUICK += ["--set", "record_every=10", *FEW]
+CONFIG = Figure2Config(iterations=30, samples=50, widths=(20, 10, 10, 5), record_every=10)
 Ledger = Callable[..., None]
 
 
@@ -41,10 +44,26 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
             for i, value in enumerate(values)
         )
         monkeypatch.setattr(claims, "LEDGER", fakes)
-        monkeypatch.setattr(cli, "LEDGER", fakes)
-        monkeypatch.setattr(cli, "LEDGERS", {"du2018": fakes})
+        monkeypatch.setattr(_reproduce_command, "LEDGER", fakes)
+        monkeypatch.setattr(_reproduce_command, "LEDGERS", {"du2018": fakes})
 
     return use
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test may find the finished runs of another."""
+    store = tmp_path_factory.mktemp("store") / "runs.sqlite"
+    monkeypatch.setattr(_reproduce_command, "STORE", store)
+    return store
+
+
+def one_row(config: Figure2Config) -> pd.DataFrame:
+    return pd.DataFrame({"step": [config.step], "seed": config.seed})
+
+
+def interrupted(_: object) -> pd.DataFrame:
+    raise KeyboardInterrupt
 
 
 def files(folder: Path) -> list[str]:
@@ -64,15 +83,18 @@ def test_reproduce_records_table_and_provenance(
     ]
     table = pd.read_csv(out / "du2018.figure2.csv")
     # nine digits are written
-    pd.testing.assert_frame_equal(table, figure2(CONFIG), rtol=1e-8, check_exact=False)
+    pd.testing.assert_frame_equal(
+        table, over_seeds(figure2, CONFIG, 2), rtol=1e-8, check_exact=False
+    )
     provenance = json.loads((out / "du2018.figure2.json").read_text())
     assert provenance["experiment"] == "du2018.figure2"
+    assert provenance["config"]["seeds"] == [0, 1]
     assert provenance["config"]["iterations"] == 30
     assert provenance["config"]["widths"] == [20, 10, 10, 5]
     assert provenance["config"]["step"] == Figure2Config().step
     assert provenance["versions"]["balancing"] == __version__
     captured = capsys.readouterr()
-    assert "recorded 8 rows" in captured.err
+    assert "recorded 16 rows of 2 runs" in captured.err
     assert "1 holds, 0 fails, 0 not run" in captured.out
 
 
@@ -91,7 +113,7 @@ def test_record_is_replaced_as_a_whole(tmp_path: Path, ledger: Ledger) -> None:
     ledger(0.5, experiment="du2018.figure2")
     (tmp_path / "du2018.figure2.csv").write_text("old\n" * 10_000)
     assert main(["reproduce", "du2018.figure2", "--out", str(tmp_path), *QUICK]) == 0
-    assert len((tmp_path / "du2018.figure2.csv").read_text().splitlines()) == 9
+    assert len((tmp_path / "du2018.figure2.csv").read_text().splitlines()) == 17
 
 
 def test_failed_write_keeps_the_old_record(
@@ -101,7 +123,7 @@ def test_failed_write_keeps_the_old_record(
         raise OSError("no space left")
 
     (tmp_path / "du2018.figure2.csv").write_text("old")
-    monkeypatch.setattr(cli.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     assert main(["reproduce", "du2018.figure2", "--out", str(tmp_path), *QUICK]) == 2
     assert "no space left" in capsys.readouterr().err
     assert files(tmp_path) == ["du2018.figure2.csv"]
@@ -112,25 +134,25 @@ def test_prefix_runs_all_of_a_paper(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
 ) -> None:
     ledger(0.5, experiment="du2018.drift")
-    quick = Experiment(lambda config: pd.DataFrame({"step": [config.step]}), CONFIG)
+    quick = Experiment(one_row, CONFIG)
     names = sorted(name for name in EXPERIMENTS if name.startswith("du2018."))
     for name in names:
         monkeypatch.setitem(EXPERIMENTS, name, quick)
     monkeypatch.setitem(EXPERIMENTS, "du2018other.figure", quick)
-    assert main(["reproduce", "du2018", "--out", str(tmp_path), "--set", "step=1"]) == 0
+    assert main(["reproduce", "du2018", "--out", str(tmp_path), "--set", "step=1", *FEW]) == 0
     assert files(tmp_path) == [f"{name}.{kind}" for name in names for kind in ("csv", "json")]
-    assert pd.read_csv(tmp_path / "du2018.drift.csv")["step"].tolist() == [1.0]
+    assert pd.read_csv(tmp_path / "du2018.drift.csv")["step"].tolist() == [1.0, 1.0]
 
 
 def test_a_paper_brings_its_claims_that_need_no_experiment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
 ) -> None:
     ledger(2.0)  # fails
-    quick = Experiment(lambda config: pd.DataFrame({"step": [config.step]}), CONFIG)
+    quick = Experiment(one_row, CONFIG)
     for name in [name for name in EXPERIMENTS if name.startswith("du2018.")]:
         monkeypatch.setitem(EXPERIMENTS, name, quick)
-    assert main(["reproduce", "du2018", "--out", str(tmp_path)]) == 1
-    assert main(["reproduce", "du2018.figure2", "--out", str(tmp_path)]) == 0
+    assert main(["reproduce", "du2018", "--out", str(tmp_path), *FEW]) == 1
+    assert main(["reproduce", "du2018.figure2", "--out", str(tmp_path), *FEW]) == 0
 
 
 def test_experiment_without_claims(tmp_path: Path, ledger: Ledger) -> None:
@@ -142,12 +164,16 @@ def test_experiment_without_claims(tmp_path: Path, ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["du2018.figure9"], "unknown target 'du2018.figure9'; choose from du2018.figure2"),
+        (["du2018.figure9"], "unknown target 'du2018.figure9'; choose all or from du2018.figure2"),
         (["du20"], "unknown target 'du20'"),
         (["du2018.figure2", "--set", "iteration=5"], "cannot set 'iteration=5'"),
         (["du2018.figure2", "--set", "iterations"], "cannot set 'iterations'"),
         (["du2018.figure2", "--set", "iterations=many"], "'iterations' must be of type int"),
         (["du2018.figure2", "--set", "iterations=2.5"], "'iterations' must be of type int"),
+        (["du2018.figure2", "--set", "seed=3"], "cannot set 'seed=3'"),
+        (["du2018.figure2", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["du2018.figure2", "--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["du2018.figure2", "--jobs", "-2"], "--jobs must be at least 1, got -2"),
         (["du2018.figure2", "--set", "iterations=0"], "iterations must be at least 1, got 0"),
         (["du2018.figure2", "--set", "step=-1"], "step must be finite and above 0"),
         (["du2018.figure2", "--set", "dtype=float16"], "dtype must be float32 or float64"),
@@ -193,13 +219,10 @@ def test_argparse_refuses(arguments: list[str], capsys: pytest.CaptureFixture[st
 def test_interruption_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(_: object) -> pd.DataFrame:
-        raise KeyboardInterrupt
-
     experiment = replace(EXPERIMENTS["du2018.figure2"], run=interrupted)
     monkeypatch.setitem(EXPERIMENTS, "du2018.figure2", experiment)
-    assert main(["reproduce", "du2018.figure2", "--out", str(tmp_path)]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert main(["reproduce", "du2018.figure2", "--out", str(tmp_path), *FEW]) == 130
+    assert "--resume takes them over" in capsys.readouterr().err
     assert files(tmp_path) == []
 
 
@@ -209,7 +232,7 @@ def test_interruption_while_writing_leaves_nothing_behind(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.os, "replace", interrupted)
+    monkeypatch.setattr("os.replace", interrupted)
     assert main(["reproduce", "du2018.figure2", "--out", str(tmp_path), *QUICK]) == 130
     assert files(tmp_path) == []
 

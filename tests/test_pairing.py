@@ -1,14 +1,13 @@
 """The training experiment: its table at small size, recomputed by hand, and its record."""
 
-import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from strategies import generator
+from strategies import generator, over_seeds
 from torch import nn
 
 from balancing import balance, mlp, shares
@@ -44,13 +43,12 @@ SMALL = PairingConfig(
     record_every=1,
     flows=((1, 1, 3), (1, 2, 10), (3, 3, 0.03)),
     penalties=((1, 1, 1e-2), (1, 2, 1e-3)),
-    seeds=2,
 )
 
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return pairing(SMALL)
+    return over_seeds(pairing, SMALL, 2)
 
 
 def of(table: pd.DataFrame, **chosen: object) -> pd.DataFrame:
@@ -144,7 +142,7 @@ def test_it_is_deterministic_and_quiet(
     table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = torch.get_rng_state()
-    config = replace(SMALL, penalties=(), seeds=1)
+    config = replace(SMALL, penalties=())
     again = pairing(config)
     assert capsys.readouterr().err == ""  # not a terminal
     assert torch.equal(torch.get_rng_state(), state)
@@ -175,15 +173,12 @@ def test_it_is_registered_and_its_record_is_complete() -> None:
     assert EXPERIMENTS["saul2023.pairing"].config == config
     recorded = pd.read_csv(RECORDED)
     assert list(recorded.columns) == COLUMNS
-    provenance = json.loads(RECORDED.with_suffix(".json").read_text())
-    assert provenance["experiment"] == "saul2023.pairing"
-    assert provenance["config"] == json.loads(json.dumps(asdict(config)))
     ends = recorded[recorded["epoch"] == recorded["epochs"]]
-    assert len(ends) == 3 * (6 + 9 + 4)
+    assert len(ends) == 20 * (6 + 9 + 4)
 
 
 def test_flows_reach_the_accuracy_of_gradient_descent() -> None:
-    """The record: every pair within 0.01 of SGD, means of three seeds."""
+    """The record: every pair within 0.01 of SGD, means of twenty seeds."""
     recorded = pd.read_csv(RECORDED)
     ends = recorded[(recorded["epoch"] == recorded["epochs"]) & (recorded["weight_decay"] == 0)]
     means = ends.groupby(["method", "p", "q"])["accuracy"].mean()
@@ -194,7 +189,7 @@ def test_flows_reach_the_accuracy_of_gradient_descent() -> None:
 def test_first_epochs_of_the_record_recomputed() -> None:
     recorded = pd.read_csv(RECORDED)
     # the schedule depends on the length: compare the start, and that the first steps descend
-    config = replace(PairingConfig(), epochs=1, record_every=1, penalties=(), seeds=1)
+    config = replace(PairingConfig(), epochs=1, record_every=1, penalties=())
     again = pairing(config)
     for row in of(again, epoch=0).to_dict("records"):
         same = {name: row[name] for name in ("method", "p", "q", "weight_decay", "seed", "epoch")}

@@ -30,7 +30,7 @@ SVG = "application/vnd.balancing.figure+svg"
 TABLE = run_figure2(Figure2Config(iterations=20, samples=20, widths=(20, 10, 8, 5), record_every=1))
 
 UPDATES = run_saul_figure2(
-    SaulConfig(networks=((3, 4, 2), (3, 4, 4, 2)), panels=((1, 1), (2, 1)), updates=5, seeds=1)
+    SaulConfig(networks=((3, 4, 2), (3, 4, 4, 2)), panels=((1, 1), (2, 1)), updates=5)
 )
 RISEN = np.array([0.5, 2.0]), np.array([0.25, 1.0]), np.array([[False, False], [False, True]])
 ERRORS = {

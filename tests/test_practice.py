@@ -1,9 +1,8 @@
 """What balance is good for: the tools against independent references, the tables, the records."""
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,8 @@ from balancing.experiments.practice import (
     PruningConfig,
     QuantizationConfig,
     TrainingConfig,
+    TuningConfig,
+    best_rates,
     initial,
     predicted_error,
     prune,
@@ -30,21 +31,26 @@ from balancing.experiments.practice import (
     thrown,
     trained,
     training,
+    tuning,
 )
 
 RESULTS = Path(__file__).parent.parent / "book" / "results"
-QUICK = {"epochs": 1, "scales": (0, 2), "fixes": ((2, 2),), "seeds": 1}
+QUICK = {"epochs": 1, "scales": (0, 2), "fixes": ((2, 2),)}
 QUANTIZED = QuantizationConfig(**QUICK, bits=(8, 3), samples=40)
 PRUNED = PruningConfig(**QUICK, parts=(0.5, 0.8), samples=40)
+SETTINGS = {"networks": ("mlp",), "scales": (0, 2), "batch": 300, "epochs": 2}
+TUNED = TuningConfig(**SETTINGS, sgd_lrs=(0.01, 0.1), adam_lrs=(0.01,))
 TRAINED = TrainingConfig(
-    networks=("mlp",),
-    scales=(0, 2),
-    sgd_lrs=(0.01, 0.1),
-    adam_lrs=(0.01,),
-    batch=300,
-    epochs=2,
-    seeds=1,
-    tuning=1,
+    **SETTINGS,
+    lrs=(
+        ("mlp", 0, "sgd", 0.1),
+        ("mlp", 0, "adam", 0.01),
+        ("mlp", 2, "sgd", 0.01),
+        ("mlp", 2, "sgd, fix first", 0.1),
+        ("mlp", 2, "sgd, fix each epoch", 0.1),
+        ("mlp", 2, "adam", 0.01),
+        ("mlp", 2, "adam, fix first", 0.01),
+    ),
 )
 
 
@@ -288,29 +294,42 @@ def test_pruning_recomputed(pruned: pd.DataFrame) -> None:
 
 
 def test_training_table(runs: pd.DataFrame) -> None:
-    assert list(runs.columns) == [
-        "network",
-        "scale",
-        "method",
-        "lr",
-        "seed",
-        "tuning",
-        "epoch",
-        "loss",
-        "accuracy",
-    ]
-    tuned = runs[runs["tuning"]]
-    assert (tuned["epoch"] == 2).all()
-    assert (tuned["seed"] == 1).all()
-    assert len(tuned) == 2 * (2 + 1) + 2 * 2 + 1  # the fix only from the larger scale
-    final = runs[~runs["tuning"]]
-    assert len(final) == 3 * (2 * 2 + 3)
-    for (scale, method), each in tuned.groupby(["scale", "method"]):
-        best = each.loc[each["loss"].idxmin(), "lr"]
-        chosen = final[(final["scale"] == scale) & (final["method"] == method)]
-        assert (chosen["lr"] == best).all()
-    starts = final[final["epoch"] == 0]["loss"]
+    kind = ["network", "scale", "method", "lr"]
+    assert list(runs.columns) == [*kind, "seed", "epoch", "loss", "accuracy"]
+    assert [tuple(row) for row in runs[kind].drop_duplicates().to_numpy()] == list(TRAINED.lrs)
+    for _, run in runs.groupby(kind):
+        assert run["epoch"].tolist() == [0, 1, 2]
+    starts = runs[runs["epoch"] == 0]["loss"]
     assert starts.max() - starts.min() <= 1e-4 * starts.min()  # one function, in single precision
+
+
+def test_tuning_is_the_last_epoch_of_training_at_every_rate(runs: pd.DataFrame) -> None:
+    table = tuning(TUNED)
+    assert list(table.columns) == [each for each in runs if each != "epoch"]
+    assert len(table) == 2 * (2 + 1) + 2 * 2 + 1  # the fix only from the larger scale
+    last = runs[runs["epoch"] == 2].drop(columns="epoch")
+    columns = ["network", "scale", "method", "lr"]
+    same = last[columns].merge(table, on=columns, how="left")
+    pd.testing.assert_frame_equal(same, last.reset_index(drop=True), check_exact=True)
+
+
+def test_best_rates() -> None:
+    rows = [("conv", 1.0, m, lr, s) for m in ("adam", "sgd") for lr in (3.0, 0.1) for s in (0, 1)]
+    table = pd.DataFrame(rows, columns=["network", "scale", "method", "lr", "seed"])
+    table["loss"] = [1, math.inf, 2, 2.5, 0.5, 3.0, 1, 2.75]  # lowest mean, not lowest loss
+    assert best_rates(table) == (("conv", 1.0, "adam", 0.1), ("conv", 1.0, "sgd", 3.0))
+
+
+def test_rates_of_the_record_are_those_that_tuning_chose() -> None:
+    recorded = best_rates(pd.read_csv(RESULTS / "practice.tuning.csv"))
+    assert set(recorded) == set(TrainingConfig().lrs)
+    used = pd.read_csv(RESULTS / "practice.training.csv")
+    columns = ["network", "scale", "method", "lr"]
+    assert set(used[columns].itertuples(index=False, name=None)) == set(recorded)
+    seeds = [
+        set(pd.read_csv(RESULTS / f"practice.{n}.csv")["seed"]) for n in ("tuning", "training")
+    ]
+    assert seeds[0].isdisjoint(seeds[1])
 
 
 @pytest.mark.parametrize("method", ["sgd", "sgd, fix each epoch", "adam, fix first"])
@@ -320,7 +339,7 @@ def test_training_recomputed(runs: pd.DataFrame, method: str) -> None:
     (model,) = thrown(model, [2], rng)
     if "fix" in method:
         model = balance(model, method="multiplicative").model
-    lr = runs.query("scale == 2 and method == @method and not tuning")["lr"].iloc[0]
+    lr = runs.query("scale == 2 and method == @method")["lr"].iloc[0]
     adam = torch.optim.Adam(model.parameters(), lr=lr)
     for step in range(2):
         rate = lr * (1 + math.cos(math.pi * step / 2)) / 2
@@ -337,14 +356,14 @@ def test_training_recomputed(runs: pd.DataFrame, method: str) -> None:
         loss = data.loss(model)
         if "each" in method:
             balance(model, method="multiplicative", inplace=True)
-    row = runs.query("scale == 2 and method == @method and not tuning and epoch == 2").iloc[0]
+    row = runs.query("scale == 2 and method == @method and epoch == 2").iloc[0]
     assert row["loss"] == pytest.approx(loss, rel=1e-3)  # ten steps in single precision
     assert row["accuracy"] == pytest.approx(data.accuracy(model), abs=0.005)
 
 
 def test_failed_training_is_recorded_as_such() -> None:
-    config = replace(TRAINED, scales=(2,), sgd_lrs=(1e30,), adam_lrs=(1e30,))
-    final = training(config).query("not tuning")
+    lrs = tuple((*each[:3], 1e30) for each in TRAINED.lrs)
+    final = training(replace(TRAINED, scales=(2,), lrs=lrs))
     assert np.isinf(final.query("epoch > 0")["loss"]).all()
     assert final["accuracy"].between(0, 1).all()
     assert (final.groupby("method")["epoch"].max() == 2).all()
@@ -375,16 +394,17 @@ BAD: list[tuple[type, dict[str, object], str]] = [
     (QuantizationConfig, {"scales": (-1,)}, "scales must be finite and at least 0, got"),
     (QuantizationConfig, {"fixes": ((1, 0),)}, "fixes must be pairs of numbers above 0, got"),
     (QuantizationConfig, {"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
-    (QuantizationConfig, {"seeds": 0}, "seeds must be at least 1, got 0"),
+    (QuantizationConfig, {"seed": -1}, "seed must be a whole number of at least 0, got -1"),
     (QuantizationConfig, {"lr": 0.0}, "lr must be finite and above 0, got 0.0"),
     (QuantizationConfig, {"bits": (1,)}, "bits must be a whole number above 1, got 1"),
     (QuantizationConfig, {"samples": 2000}, "samples must be from 1 to 1347, got 2000"),
     (PruningConfig, {"parts": (1.0,)}, "the part to prune must be at least 0 and below 1, got 1.0"),
     (PruningConfig, {"samples": 0}, "samples must be from 1 to 1347, got 0"),
     (TrainingConfig, {"networks": ()}, "networks must be among mlp, conv, got"),
-    (TrainingConfig, {"tuning": 0}, "tuning must be at least 1, got 0"),
-    (TrainingConfig, {"sgd_lrs": ()}, "sgd_lrs must be finite numbers above 0, got"),
-    (TrainingConfig, {"adam_lrs": (0.1, math.inf)}, "adam_lrs must be finite numbers above 0"),
+    (TrainingConfig, {"lrs": (("mlp", 0, "sgd"),)}, "lrs must be tuples of network, scale, method"),
+    (TrainingConfig, {"lrs": (("mlp", 0, "sgd", 0.1),)}, "lrs has no learning rate for"),
+    (TuningConfig, {"sgd_lrs": ()}, "sgd_lrs must be finite numbers above 0, got"),
+    (TuningConfig, {"adam_lrs": (0.1, math.inf)}, "adam_lrs must be finite numbers above 0"),
 ]
 
 
@@ -399,9 +419,10 @@ def test_bad_settings_are_named(
 @pytest.mark.parametrize(
     ("name", "run", "config", "rows"),
     [
-        ("quantization", quantization, QuantizationConfig(), 2 * 10 * 3 * 4 * 4),
-        ("pruning", pruning, PruningConfig(), 2 * 10 * 3 * (4 * 2 + 1) * 6),
-        ("training", training, TrainingConfig(), 2 * (9 * 5 * 16 + 3 * (5 * 9 + 4 * 5))),
+        ("quantization", quantization, QuantizationConfig(), 2 * 3 * 4 * 4),
+        ("pruning", pruning, PruningConfig(), 2 * 3 * (4 * 2 + 1) * 6),
+        ("tuning", tuning, TuningConfig(), 2 * (5 * 9 + 4 * 5)),
+        ("training", training, TrainingConfig(), 2 * 9 * 16),
     ],
 )
 def test_registered_and_recorded(
@@ -409,8 +430,5 @@ def test_registered_and_recorded(
 ) -> None:
     assert EXPERIMENTS[f"practice.{name}"].run is run
     assert EXPERIMENTS[f"practice.{name}"].config == config
-    provenance = json.loads((RESULTS / f"practice.{name}.json").read_text())
-    assert provenance["experiment"] == f"practice.{name}"
-    assert provenance["command"] == f"balancing reproduce practice.{name}"
-    assert provenance["config"] == json.loads(json.dumps(asdict(config)))
-    assert len(pd.read_csv(RESULTS / f"practice.{name}.csv")) == rows
+    table = pd.read_csv(RESULTS / f"practice.{name}.csv")
+    assert (table.groupby("seed").size() == rows).all()

@@ -26,6 +26,7 @@ from balancing.claims import (
     saul2023_flows,
 )
 from balancing.claims.claim import Claim
+from balancing.experiments._record import recorded
 from balancing.experiments._settings import bar
 
 __all__ = ["LEDGER", "LEDGERS", "Claim", "evaluate", "to_markdown"]
@@ -98,8 +99,7 @@ def evaluate(
 
 
 def _recorded(results: Path | str | None, experiment: str) -> pd.DataFrame | None:
-    path = None if results is None else Path(results) / f"{experiment}.csv"
-    return pd.read_csv(path) if path is not None and path.exists() else None
+    return None if results is None else recorded(Path(results), experiment)
 
 
 def to_markdown(report: pd.DataFrame) -> str:

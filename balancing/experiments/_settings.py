@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tqdm.auto import tqdm
 
+from balancing._validate import whole
+
 T = TypeVar("T")
+
+
+class HasSeed(Protocol):
+    """A config of one run."""
+
+    @property
+    def seed(self) -> int:
+        """What its random numbers are made from."""
 
 
 def bar(items: Sequence[T], name: str, progress: bool | None) -> Iterable[T]:
@@ -31,6 +41,11 @@ def check_counts(config: object, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+
+
+def check_seed(config: HasSeed) -> None:
+    """Reject a seed that is no whole number of at least 0."""
+    whole("seed", config.seed)
 
 
 def check_positive(config: object, *names: str) -> None:

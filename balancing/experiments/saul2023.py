@@ -11,17 +11,18 @@ from __future__ import annotations
 import sys
 import warnings
 from dataclasses import dataclass
-from itertools import product
 
 import pandas as pd
 import torch
 
-from balancing.experiments._settings import bar, check_counts
+from balancing.experiments._settings import bar, check_counts, check_seed
 from balancing.fixes import balance
 from balancing.graph import trace
 from balancing.networks import mlp
 
 __all__ = ["Figure2Config", "figure2"]
+
+_FIRST = 10  # updates that bring the most
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Figure2Config:
         networks: widths of each network (stated).
         panels: pairs (p, q) (chosen).
         updates: number of multiplicative updates (chosen).
-        seeds: number of initializations of each network, seeded by 0, 1, ... (chosen).
+        record_every: updates between recorded rows after the first ten, all of which are recorded.
+        seed: seeds the initialization of each network (chosen).
     """
 
     networks: tuple[tuple[int, ...], ...] = (
@@ -51,7 +53,8 @@ class Figure2Config:
         (4, 2),
     )
     updates: int = 100
-    seeds: int = 3
+    record_every: int = 5
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Reject settings that cannot be run, naming the setting."""
@@ -64,7 +67,8 @@ class Figure2Config:
             isinstance(pair, tuple) and len(pair) == 2 for pair in self.panels
         ):
             raise ValueError(f"panels must be pairs (p, q), got {self.panels}")
-        check_counts(self, "updates", "seeds")
+        check_counts(self, "updates", "record_every")
+        check_seed(self)
 
 
 def figure2(config: Figure2Config | None = None, *, progress: bool | None = None) -> pd.DataFrame:
@@ -78,7 +82,8 @@ def figure2(config: Figure2Config | None = None, *, progress: bool | None = None
         progress: show a progress bar on stderr; None means only on a terminal.
 
     Returns:
-        One row an update, from 0 (fewer where a network is balanced exactly). Columns:
+        One row an update that is recorded, from 0 to the last (none after a network is balanced
+        exactly). Columns:
         ``network``, its widths, for example ``"200-2500-1250-10"``; ``p``, ``q``; ``seed``;
         ``update``; ``ratio``, the norm over its initial value; ``max_imbalance``, the largest
         relative imbalance of a hidden unit.
@@ -89,9 +94,8 @@ def figure2(config: Figure2Config | None = None, *, progress: bool | None = None
     """
     config = config or Figure2Config()
     tables = []
-    settings = list(product(config.networks, range(config.seeds)))
-    for widths, seed in bar(settings, "figure 2", progress):
-        generator = torch.Generator().manual_seed(seed)
+    for widths in bar(config.networks, "figure 2", progress):
+        generator = torch.Generator().manual_seed(config.seed)
         graph = trace(mlp(widths, bias=True, dtype=torch.float64, generator=generator))
         for p, q in config.panels:
             rows: list[tuple[int, float, float]] = []
@@ -108,7 +112,11 @@ def figure2(config: Figure2Config | None = None, *, progress: bool | None = None
                 )
             table = pd.DataFrame(rows, columns=["update", "ratio", "max_imbalance"])
             table["ratio"] /= table["ratio"].iloc[0]
+            update = table["update"]
+            is_recorded = (update <= _FIRST) | (update % config.record_every == 0)
+            is_recorded.iloc[-1] = True
+            table = table[is_recorded]
             name = "-".join(map(str, widths))
-            tables.append(table.assign(network=name, p=p, q=q, seed=seed))
+            tables.append(table.assign(network=name, p=p, q=q, seed=config.seed))
     columns = ["network", "p", "q", "seed", "update", "ratio", "max_imbalance"]
     return pd.concat(tables, ignore_index=True)[columns]

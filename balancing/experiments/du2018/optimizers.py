@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from balancing.experiments._settings import bar, check_counts, check_positive
+from balancing.experiments._settings import bar, check_counts, check_positive, check_seed
 from balancing.experiments.digits import digits
 from balancing.graph import trace
 from balancing.invariants import unit_invariants
@@ -47,7 +47,7 @@ class OptimizersConfig:
         decay: weight decay of gradient descent and of Adam with an l2 penalty.
         adamw_decay: weight decay of AdamW.
         records: rows of a run after the first, at equal times.
-        seeds: number of networks, seeded by 0, 1, ...
+        seed: seeds the network and the minibatches.
     """
 
     hidden: tuple[int, ...] = (64, 32)
@@ -60,12 +60,13 @@ class OptimizersConfig:
     momentum: float = 0.9
     decay: float = 0.02
     adamw_decay: float = 0.1
-    records: int = 25
-    seeds: int = 3
+    records: int = 12
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Reject settings that cannot be run, naming the setting."""
-        check_counts(self, "records", "seeds")
+        check_counts(self, "records")
+        check_seed(self)
         check_positive(self, "decay", "adamw_decay")
         if not self.hidden or not all(type(n) is int and n > 0 for n in self.hidden):
             raise ValueError(f"hidden must be whole numbers above 0, got {self.hidden}")
@@ -107,8 +108,8 @@ def optimizers(
     With I the vector of :func:`balancing.unit_invariants` of all hidden units, ``change`` is
     :math:`\|I(t) - I(0)\| / \|I(0)\|`, and ``kept`` is the fraction
     :math:`\langle I(t), I(0) \rangle / \|I(0)\|^2`: what an exponential decay of all
-    invariants multiplies. All runs of a seed start from one network; those that take as many
-    steps see the same minibatches.
+    invariants multiplies. All runs start from one network; those that take as many steps see the
+    same minibatches.
 
     Args:
         config: settings.
@@ -127,15 +128,9 @@ def optimizers(
     config = config or OptimizersConfig()
     x, y = digits(dtype=torch.float64)
     x, y = x[: config.images].flatten(1), y[: config.images]
-    runs = [
-        (variant, rate, seed)
-        for variant in _variants(config)
-        for rate in variant.rates
-        for seed in range(config.seeds)
-    ]
+    runs = [(variant, rate) for variant in _variants(config) for rate in variant.rates]
     tables = [
-        _train(variant, rate, seed, x, y, config)
-        for variant, rate, seed in bar(runs, "optimizers", progress)
+        _train(variant, rate, x, y, config) for variant, rate in bar(runs, "optimizers", progress)
     ]
     return pd.concat(tables, ignore_index=True)
 
@@ -160,10 +155,10 @@ def _variants(config: OptimizersConfig) -> list[_Variant]:
 
 
 def _train(
-    variant: _Variant, rate: float, seed: int, x: Tensor, y: Tensor, config: OptimizersConfig
+    variant: _Variant, rate: float, x: Tensor, y: Tensor, config: OptimizersConfig
 ) -> pd.DataFrame:
     """One run; the generator draws the network first, then the minibatches."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(config.seed)
     widths = [x.shape[1], *config.hidden, 10]
     net = mlp(widths, bias=True, dtype=torch.float64, generator=generator)
     graph = trace(net)
@@ -200,5 +195,5 @@ def _train(
     table.insert(0, "optimizer", variant.name)
     table.insert(1, "lr", lr)
     table.insert(2, "rate", rate)
-    table.insert(3, "seed", seed)
+    table.insert(3, "seed", config.seed)
     return table

@@ -16,7 +16,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from balancing.experiments._settings import bar, check_counts, check_positive, check_shape
+from balancing.experiments._settings import (
+    bar,
+    check_counts,
+    check_positive,
+    check_seed,
+    check_shape,
+)
 from balancing.factorization import factorize
 
 __all__ = [
@@ -79,6 +85,7 @@ class Figure1Config:
         """Reject settings that cannot be run, naming the setting."""
         check_shape(self.shape, self.rank)
         check_counts(self, "iterations", "record_every")
+        check_seed(self)
         check_positive(self, "init_scale", "step")
         if len(self.unbalanced_scale) != 2 or not all(
             0 < s < math.inf for s in self.unbalanced_scale
@@ -99,7 +106,7 @@ def figure1(config: Figure1Config | None = None, *, progress: bool | None = None
         progress: show a progress bar on stderr; None means only on a terminal.
 
     Returns:
-        The four runs, one below the other. Columns: ``init``, balanced or unbalanced;
+        The four runs, one below the other. Columns: ``init``, balanced or unbalanced; ``seed``;
         ``objective``, 2 or 3 as the paper numbers them; then those of
         :attr:`balancing.FactorizationResult.history`.
     """
@@ -123,7 +130,8 @@ def figure1(config: Figure1Config | None = None, *, progress: bool | None = None
             record_every=config.record_every,
         ).history
         table.insert(0, "init", init)
-        table.insert(1, "objective", objective)
+        table.insert(1, "seed", config.seed)
+        table.insert(2, "objective", objective)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
@@ -156,20 +164,21 @@ class Theorem31Config:
             have variance eps / d^2, d = max(shape): the theorem's poly(d) is chosen as d^2.
         iterations: number of steps (chosen).
         record_every: iterations between recorded rows (chosen).
-        seeds: number of random targets and starts, seeded by 0, 1, ... (chosen).
+        seed: seeds the target and the start (chosen).
     """
 
     shape: tuple[int, int] = (50, 40)
     rank: int = 3
     eps: float = 0.1
     iterations: int = 20_000
-    record_every: int = 100
-    seeds: int = 5
+    record_every: int = 500
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Reject settings that cannot be run, naming the setting."""
         check_shape(self.shape, self.rank)
-        check_counts(self, "iterations", "record_every", "seeds")
+        check_counts(self, "iterations", "record_every")
+        check_seed(self)
         # ||M||_F is at least ||M||_2 = 1
         if not 0 < self.eps < 1:
             raise ValueError(f"eps must be above 0 and below 1, got {self.eps}")
@@ -190,7 +199,7 @@ def theorem31(
         progress: show a progress bar on stderr; None means only on a terminal.
 
     Returns:
-        The runs, one below the other. Columns: ``seed``; ``schedule``, printed or practical;
+        Both runs, one below the other. Columns: ``seed``; ``schedule``, printed or practical;
         ``eps``; ``norm_bound``, 5 sqrt(r) ||M||_F; those of
         :attr:`balancing.FactorizationResult.history`; and, over all iterations so far,
         ``max_gap``, ``max_norm``, the largest of both squared norms, and ``max_increase``, the
@@ -198,10 +207,9 @@ def theorem31(
     """
     config = config or Theorem31Config()
     scale = math.sqrt(config.eps) / max(config.shape)
-    settings = [(seed, name) for seed in range(config.seeds) for name in ("printed", "practical")]
+    target = low_rank(config.shape, config.rank, config.seed)
     tables = []
-    for seed, name in bar(settings, "theorem 3.1", progress):
-        target = low_rank(config.shape, config.rank, seed)
+    for name in bar(("printed", "practical"), "theorem 3.1", progress):
         if name == "printed":
             step = printed_schedule(target, config.rank, config.eps)
         else:
@@ -212,10 +220,10 @@ def theorem31(
             step=step,
             steps=config.iterations,
             init_scale=scale,
-            generator=_start_generator(seed),
+            generator=_start_generator(config.seed),
         ).history
         bound = 5 * math.sqrt(config.rank) * float(torch.linalg.matrix_norm(target))
-        table.insert(0, "seed", seed)
+        table.insert(0, "seed", config.seed)
         table.insert(1, "schedule", name)
         table.insert(2, "eps", config.eps)
         table.insert(3, "norm_bound", bound)
@@ -234,7 +242,7 @@ class Theorem32Config:
 
     Attributes:
         dims: sides d of the square targets (chosen).
-        seeds: number of targets and starts for each side, seeded by 0, 1, ... (chosen).
+        seed: seeds the target and the start of each side (chosen).
         sigma1: the target's singular value; its singular vectors are uniform (chosen).
         c_init: the start's entries have standard deviation c_init sqrt(sigma1 / d): the form is
             recalled, the constant chosen.
@@ -244,7 +252,7 @@ class Theorem32Config:
     """
 
     dims: tuple[int, ...] = (20, 200, 2000)
-    seeds: int = 20
+    seed: int = 0
     sigma1: float = 1.0
     c_init: float = 0.1
     c_step: float = 0.1
@@ -255,7 +263,8 @@ class Theorem32Config:
         """Reject settings that cannot be run, naming the setting."""
         if not self.dims or not all(type(d) is int and d > 0 for d in self.dims):
             raise ValueError(f"dims must be whole numbers above 0, got {self.dims}")
-        check_counts(self, "seeds", "max_iterations")
+        check_counts(self, "max_iterations")
+        check_seed(self)
         check_positive(self, "sigma1", "c_init", "c_step", "accuracy")
 
 
@@ -271,7 +280,7 @@ def rank_one(config: Theorem32Config, dim: int, seed: int) -> pd.DataFrame:
     and the residual is a sum of four orthogonal parts, so that its norm suffers no cancellation.
 
     Args:
-        config: settings; ``dims`` and ``seeds`` are not used.
+        config: settings; ``dims`` and ``seed`` are not used.
         dim: side d of the target.
         seed: seeds the target, and the start, which is that of :func:`balancing.factorize` with
             a generator seeded by ``seed + 1_000_003``.
@@ -327,7 +336,7 @@ def theorem32(
         progress: show a progress bar on stderr; None means only on a terminal.
 
     Returns:
-        One row a run. Columns: ``dim``; ``seed``; ``iterations``; ``converged``; ``stage1``, the
+        One row a side. Columns: ``dim``; ``seed``; ``iterations``; ``converged``; ``stage1``, the
         iterations of the first stage; ``ratio_min``, ``ratio_max`` over the whole run;
         ``ratio_min2``, ``ratio_max2`` after the first stage; ``ratio_final``; ``rate``, the
         factor a step of the error, fitted by least squares to its logarithm after the first
@@ -335,9 +344,8 @@ def theorem32(
     """
     config = config or Theorem32Config()
     rows = []
-    settings = [(dim, seed) for dim in config.dims for seed in range(config.seeds)]
-    for dim, seed in bar(settings, "theorem 3.2", progress):
-        path = rank_one(config, dim, seed)
+    for dim in bar(config.dims, "theorem 3.2", progress):
+        path = rank_one(config, dim, config.seed)
         after = path[(path["signal_u"] * path["signal_v"] >= config.sigma1 / 2).cummax()]
         rate = math.nan
         if len(after) > 1:
@@ -345,7 +353,7 @@ def theorem32(
         rows.append(
             {
                 "dim": dim,
-                "seed": seed,
+                "seed": config.seed,
                 "iterations": path["iteration"].iloc[-1],
                 "converged": path["error"].iloc[-1] <= config.accuracy,
                 "stage1": after["iteration"].min(),

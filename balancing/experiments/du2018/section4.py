@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from balancing.experiments._settings import check_counts, check_positive, check_seed
 from balancing.networks import DU2018_VARIANCES, DU2018_WIDTHS, du2018_network
 
 __all__ = [
@@ -52,7 +53,7 @@ class Figure2Config:
     iterations: int = 10_000
     step: float = 0.02
     label_std: float = 1.0
-    record_every: int = 10
+    record_every: int = 100
     seed: int = 0
     dtype: str = "float32"
 
@@ -62,11 +63,9 @@ class Figure2Config:
             raise ValueError(f"init must be one of {', '.join(DU2018_VARIANCES)}, got {self.init}")
         if len(self.widths) != 4 or not all(type(n) is int and n > 0 for n in self.widths):
             raise ValueError(f"widths must be four whole numbers above 0, got {self.widths}")
-        for name in ("samples", "iterations", "record_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (math.isfinite(self.step) and self.step > 0):
-            raise ValueError(f"step must be finite and above 0, got {self.step}")
+        check_counts(self, "samples", "iterations", "record_every")
+        check_positive(self, "step")
+        check_seed(self)
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype}")
 
@@ -212,7 +211,7 @@ class DriftConfig:
         seed: seeds the data and the weights.
     """
 
-    steps: tuple[float, ...] = (0.08, 0.04, 0.02, 0.01, 0.005)
+    steps: tuple[float, ...] = (0.08, 0.04, 0.02, 0.01)
     time: float = 40.0
     init: str = "unbalanced"
     dtype: str = "float64"
@@ -233,7 +232,7 @@ def drift(config: DriftConfig | None = None, *, progress: bool | None = None) ->
             init=config.init,
             iterations=iterations,
             step=step,
-            record_every=max(1, iterations // 100),
+            record_every=max(1, iterations // 25),
             seed=config.seed,
             dtype=config.dtype,
         )

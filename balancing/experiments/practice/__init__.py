@@ -7,7 +7,13 @@ Networks come in function-equivalent versions: as trained (or initialized), and 
 hidden unit rescaled by a random factor :math:`e^{s z}`, :math:`z \\sim N(0, 1)`.
 """
 
-from balancing.experiments.practice.descent import TrainingConfig, training
+from balancing.experiments.practice.descent import (
+    TrainingConfig,
+    TuningConfig,
+    best_rates,
+    training,
+    tuning,
+)
 from balancing.experiments.practice.networks import Digits, initial, thrown, trained
 from balancing.experiments.practice.rounding import (
     QuantizationConfig,
@@ -23,6 +29,8 @@ __all__ = [
     "PruningConfig",
     "QuantizationConfig",
     "TrainingConfig",
+    "TuningConfig",
+    "best_rates",
     "initial",
     "predicted_error",
     "prune",
@@ -33,4 +41,5 @@ __all__ = [
     "thrown",
     "trained",
     "training",
+    "tuning",
 ]

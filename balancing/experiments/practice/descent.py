@@ -1,4 +1,7 @@
-"""Training from a badly scaled start: SGD without and with the fix, and Adam."""
+"""Training from a badly scaled start: SGD without and with the fix, and Adam.
+
+:func:`tuning` tries learning rates, :func:`training` trains with those that were best.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from itertools import product
 import pandas as pd
 import torch
 
-from balancing.experiments._settings import bar, check_counts
+from balancing.experiments._settings import bar, check_counts, check_seed
 from balancing.experiments.practice.networks import (
     NETWORKS,
     Digits,
@@ -20,57 +23,153 @@ from balancing.experiments.practice.networks import (
     thrown,
 )
 
-__all__ = ["TrainingConfig", "training"]
+__all__ = ["TrainingConfig", "TuningConfig", "best_rates", "training", "tuning"]
 
 _METHODS = ("sgd", "sgd, fix first", "sgd, fix each epoch", "adam", "adam, fix first")
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Settings of the training runs; all are chosen.
+class _Settings:
+    """Settings of training runs; all are chosen.
 
     Attributes:
         networks: ``"mlp"`` and ``"conv"``, as in the other experiments.
         scales: values of s; the hidden units of the start are rescaled by e^(s z). Methods with
             the fix run from the largest scale only: the fix leads to the same start from all.
         p, q: the pair of the fix.
-        sgd_lrs: the grid of learning rates of SGD, without momentum.
-        adam_lrs: that of Adam.
         batch: size of the minibatches.
         epochs: passes over the training images; the learning rate falls to 0 along a cosine.
-        seeds: number of runs of each kind, seeded by 0, 1, ...
-        tuning: number of further seeds, with which the learning rate is chosen: for each network,
-            scale and method that of the lowest mean training loss after the last epoch.
+        seed: seeds the network, the factors and the minibatches.
     """
 
     networks: tuple[str, ...] = NETWORKS
     scales: tuple[float, ...] = (0, 1, 2)
     p: float = 2.0
     q: float = 2.0
-    sgd_lrs: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-    adam_lrs: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
     batch: int = 64
     epochs: int = 15
-    seeds: int = 5
-    tuning: int = 3
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Reject settings that cannot be run, naming the setting."""
         check_networks(self.networks, self.scales)
-        check_counts(self, "batch", "epochs", "seeds", "tuning")
+        check_counts(self, "batch", "epochs")
+        check_seed(self)
+
+    def kinds(self) -> list[tuple[str, float, str]]:
+        """Network, scale and method of each kind of run."""
+        return [
+            (network, scale, method)
+            for network, scale, method in product(self.networks, self.scales, _METHODS)
+            if "fix" not in method or scale == max(self.scales)
+        ]
+
+
+@dataclass(frozen=True)
+class TuningConfig(_Settings):
+    """Settings of the choice of learning rates, beside those of all training runs.
+
+    Attributes:
+        sgd_lrs: the grid of learning rates of SGD, without momentum.
+        adam_lrs: that of Adam.
+    """
+
+    sgd_lrs: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    adam_lrs: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
+
+    def __post_init__(self) -> None:
+        """Reject settings that cannot be run, naming the setting."""
+        super().__post_init__()
         for name in ("sgd_lrs", "adam_lrs"):
             lrs = getattr(self, name)
             if not lrs or not all(0 < lr < math.inf for lr in lrs):
                 raise ValueError(f"{name} must be finite numbers above 0, got {lrs}")
 
 
+# Found by `balancing reproduce practice.tuning`; a test compares them with its table.
+_BEST = (
+    ("mlp", 0, "sgd", 0.3),
+    ("mlp", 0, "adam", 0.03),
+    ("mlp", 1, "sgd", 0.1),
+    ("mlp", 1, "adam", 0.03),
+    ("mlp", 2, "sgd", 0.003),
+    ("mlp", 2, "sgd, fix first", 0.3),
+    ("mlp", 2, "sgd, fix each epoch", 0.3),
+    ("mlp", 2, "adam", 0.01),
+    ("mlp", 2, "adam, fix first", 0.01),
+    ("conv", 0, "sgd", 1.0),
+    ("conv", 0, "adam", 0.03),
+    ("conv", 1, "sgd", 0.1),
+    ("conv", 1, "adam", 0.03),
+    ("conv", 2, "sgd", 0.003),
+    ("conv", 2, "sgd, fix first", 1.0),
+    ("conv", 2, "sgd, fix each epoch", 1.0),
+    ("conv", 2, "adam", 0.003),
+    ("conv", 2, "adam, fix first", 0.03),
+)
+
+
 @dataclass(frozen=True)
-class _Run:
-    network: str
-    scale: float
-    method: str
-    lr: float
-    seed: int
+class TrainingConfig(_Settings):
+    """Settings of the training runs, beside those that they share with the choice of their rates.
+
+    Attributes:
+        lrs: network, scale, method and learning rate of each kind of run: what :func:`best_rates`
+            makes of the recorded table of :func:`tuning`, whose seeds are others.
+    """
+
+    lrs: tuple[tuple[str, float, str, float], ...] = _BEST
+
+    def __post_init__(self) -> None:
+        """Reject settings that cannot be run, naming the setting."""
+        super().__post_init__()
+        if not all(len(each) == 4 and 0 < each[3] < math.inf for each in self.lrs):
+            raise ValueError(
+                "lrs must be tuples of network, scale, method and a learning rate that is finite "
+                f"and above 0, got {self.lrs}"
+            )
+        if missing := set(self.kinds()) - {each[:3] for each in self.lrs}:
+            raise ValueError(f"lrs has no learning rate for {sorted(missing)}")
+
+
+def tuning(config: TuningConfig | None = None, *, progress: bool | None = None) -> pd.DataFrame:
+    """Every kind of run of :func:`training`, with every learning rate of a grid.
+
+    Args:
+        config: settings.
+        progress: show a progress bar on stderr; None means only on a terminal.
+
+    Returns:
+        One row a run. Columns: ``network``; ``scale``; ``method``; ``lr``; ``seed``; ``loss`` and
+        ``accuracy`` after the last epoch, as for :func:`training`.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    config = config or TuningConfig()
+    data = Digits()
+    runs = [
+        (*kind, lr)
+        for kind in config.kinds()
+        for lr in (config.sgd_lrs if kind[2].startswith("sgd") else config.adam_lrs)
+    ]
+    ends = [_train(*run, config, data).iloc[[-1]] for run in bar(runs, "tuning", progress)]
+    return pd.concat(ends, ignore_index=True).drop(columns="epoch")
+
+
+def best_rates(table: pd.DataFrame) -> tuple[tuple[str, float, str, float], ...]:
+    """Of each kind of run the learning rate with the lowest mean of the last training loss.
+
+    Args:
+        table: from :func:`tuning`, for one seed or several.
+
+    Returns:
+        What :attr:`TrainingConfig.lrs` takes.
+    """
+    kind = ["network", "scale", "method"]
+    means = table.groupby([*kind, "lr"], sort=False)["loss"].mean().reset_index()
+    best = means.loc[means.groupby(kind, sort=False)["loss"].idxmin()]
+    return tuple(best[[*kind, "lr"]].itertuples(index=False, name=None))
 
 
 def training(config: TrainingConfig | None = None, *, progress: bool | None = None) -> pd.DataFrame:
@@ -84,46 +183,31 @@ def training(config: TrainingConfig | None = None, *, progress: bool | None = No
         progress: show a progress bar on stderr; None means only on a terminal.
 
     Returns:
-        Columns: ``network``; ``scale``; ``method``; ``lr``; ``seed``; ``tuning``, whether the run
-        served to choose the learning rate: then there is its last epoch alone, otherwise all
-        epochs from 0, with the chosen rate; ``epoch``; ``loss``, the cross-entropy of the
-        training images, infinite once training has failed; ``accuracy`` of the test images.
+        One row an epoch, from 0. Columns: ``network``; ``scale``; ``method``; ``lr``; ``seed``;
+        ``epoch``; ``loss``, the cross-entropy of the training images, infinite once training has
+        failed; ``accuracy`` of the test images.
 
     Raises:
         ImportError: scikit-learn is not installed.
     """
     config = config or TrainingConfig()
     data = Digits()
-    tables = []
-    settings = [
-        (network, scale, method)
-        for network, scale, method in product(config.networks, config.scales, _METHODS)
-        if "fix" not in method or scale == max(config.scales)
-    ]
-    for network, scale, method in bar(settings, "training", progress):
-        lrs = config.sgd_lrs if method.startswith("sgd") else config.adam_lrs
-        losses = {}
-        for lr in lrs:
-            seeds = range(config.seeds, config.seeds + config.tuning)
-            runs = [_Run(network, scale, method, lr, seed) for seed in seeds]
-            ends = pd.concat([_train(run, config, data).iloc[[-1]] for run in runs])
-            losses[lr] = ends["loss"].mean()
-            tables.append(ends.assign(tuning=True))
-        best = min(losses, key=lambda lr: losses[lr])
-        for seed in range(config.seeds):
-            table = _train(_Run(network, scale, method, best, seed), config, data)
-            tables.append(table.assign(tuning=False))
-    columns = [*_Run.__annotations__, "tuning", "epoch", "loss", "accuracy"]
-    return pd.concat(tables, ignore_index=True)[columns]
+    lrs = {each[:3]: each[3] for each in config.lrs}
+    kinds = bar(config.kinds(), "training", progress)
+    tables = [_train(*kind, lrs[kind], config, data) for kind in kinds]
+    return pd.concat(tables, ignore_index=True)
 
 
-def _train(run: _Run, config: TrainingConfig, data: Digits) -> pd.DataFrame:
-    generator = torch.Generator().manual_seed(run.seed)
-    (model,) = thrown(initial(run.network, generator), [run.scale], generator)
-    if "fix" in run.method:
+def _train(
+    network: str, scale: float, method: str, lr: float, config: _Settings, data: Digits
+) -> pd.DataFrame:
+    """One run: a row an epoch, from 0."""
+    generator = torch.Generator().manual_seed(config.seed)
+    (model,) = thrown(initial(network, generator), [scale], generator)
+    if "fix" in method:
         model = fixed(model, config.p, config.q)
-    kind = torch.optim.SGD if run.method.startswith("sgd") else torch.optim.Adam
-    optimizer = kind(model.parameters(), lr=run.lr)
+    kind = torch.optim.SGD if method.startswith("sgd") else torch.optim.Adam
+    optimizer = kind(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
     seen = [(data.loss(model), data.accuracy(model))]
     for _ in range(config.epochs):
@@ -133,10 +217,17 @@ def _train(run: _Run, config: TrainingConfig, data: Digits) -> pd.DataFrame:
         if math.isinf(seen[-1][0]):  # it stays so
             seen += [seen[-1]] * (config.epochs + 1 - len(seen))
             break
-        if run.method == "sgd, fix each epoch":
+        if method == "sgd, fix each epoch":
             balanced = fixed(model, config.p, config.q)
             model.load_state_dict(balanced.state_dict())
     table = pd.DataFrame(seen, columns=["loss", "accuracy"]).rename_axis("epoch").reset_index()
-    return table.assign(
-        network=run.network, scale=float(run.scale), method=run.method, lr=run.lr, seed=run.seed
-    )
+    said: list[tuple[str, str | float]] = [
+        ("network", network),
+        ("scale", float(scale)),
+        ("method", method),
+        ("lr", lr),
+        ("seed", config.seed),
+    ]
+    for column, (name, value) in enumerate(said):
+        table.insert(column, name, value)
+    return table

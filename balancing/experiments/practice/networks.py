@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from balancing.experiments._settings import check_counts, check_positive
+from balancing.experiments._settings import check_counts, check_positive, check_seed
 from balancing.experiments.digits import digits
 from balancing.fixes import balance
 from balancing.graph import trace
@@ -60,7 +60,7 @@ class OrbitConfig:
             of ``batch``; the learning rate falls to 0 along a cosine.
         scales: values of s; the hidden units are rescaled by e^(s z), 0 for as trained.
         fixes: pairs (p, q); each version is also measured after the fix.
-        seeds: number of networks of each kind, seeded by 0, 1, ...
+        seed: seeds the networks, their training and the factors.
     """
 
     networks: tuple[str, ...] = NETWORKS
@@ -70,12 +70,13 @@ class OrbitConfig:
     batch: int = 64
     scales: tuple[float, ...] = (0, 1, 2)
     fixes: tuple[tuple[float, float], ...] = ((1, 1), (2, 2), (16, 16))
-    seeds: int = 10
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Reject settings that cannot be run, naming the setting."""
         check_networks(self.networks, self.scales)
-        check_counts(self, "epochs", "batch", "seeds")
+        check_counts(self, "epochs", "batch")
+        check_seed(self)
         check_positive(self, "lr")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
@@ -184,10 +185,10 @@ def fixed(model: nn.Module, p: float, q: float) -> nn.Module:
 
 
 def versions(
-    network: str, seed: int, config: OrbitConfig, data: Digits
+    network: str, config: OrbitConfig, data: Digits
 ) -> Iterator[tuple[float, str, nn.Module]]:
     """(scale, fix, model): a trained network, thrown, and each of them before and after fixes."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(config.seed)
     model = trained(network, config, data, generator)
     for scale, each in zip(config.scales, thrown(model, config.scales, generator), strict=True):
         yield scale, "none", each

@@ -150,10 +150,9 @@ def quantization(
     data, exact = Digits(), Digits(torch.float64)
     x = exact.x[: config.samples]
     rows = []
-    settings = list(product(config.networks, range(config.seeds)))
-    for network, seed in bar(settings, "quantization", progress):
+    for network in bar(config.networks, "quantization", progress):
         scores: dict[str, Tensor] = {}
-        for scale, fix, model in versions(network, seed, config, data):
+        for scale, fix, model in versions(network, config, data):
             if not scores:
                 J = sensitivity(model, x)
                 scores = {name: each**2 * J[name] for name, each in weights(model).items()}
@@ -165,7 +164,7 @@ def quantization(
                 rows.append(
                     {
                         "network": network,
-                        "seed": seed,
+                        "seed": config.seed,
                         "scale": float(scale),
                         "fix": fix,
                         "bits": bits,

@@ -101,9 +101,8 @@ def pruning(config: PruningConfig | None = None, *, progress: bool | None = None
     config = config or PruningConfig()
     data, exact = Digits(), Digits(torch.float64)
     rows = []
-    settings = list(product(config.networks, range(config.seeds)))
-    for network, seed in bar(settings, "pruning", progress):
-        for scale, fix, model in versions(network, seed, config, data):
+    for network in bar(config.networks, "pruning", progress):
+        for scale, fix, model in versions(network, config, data):
             methods: dict[str, dict[str, Tensor] | None] = {"global": None, "layer": None}
             if fix == "none":
                 J = sensitivity(model, exact.x[: config.samples])
@@ -113,7 +112,7 @@ def pruning(config: PruningConfig | None = None, *, progress: bool | None = None
                 rows.append(
                     {
                         "network": network,
-                        "seed": seed,
+                        "seed": config.seed,
                         "scale": float(scale),
                         "fix": fix,
                         "method": method,
