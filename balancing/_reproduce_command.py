@@ -22,6 +22,7 @@ from balancing.experiments._record import record
 from balancing.experiments.sweeps import Task, finished
 
 STORE = Path(".balancing/runs.sqlite")
+PATIENCE = 30.0  # seconds until a scheduler must have answered
 
 
 def add_parser(
@@ -90,19 +91,20 @@ def _reproduce(arguments: argparse.Namespace) -> pd.DataFrame:
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         check_target(out / f"{name}.csv")
-    start = time.perf_counter()
+    start, taken = time.perf_counter(), 0
     tables: dict[str, dict[int, pd.DataFrame]] = {name: {} for name in names}
     try:
         with _executor(arguments.scheduler) as executor:
-            for number, table in finished(
+            for done in finished(
                 tasks,
                 executor,
                 jobs=arguments.jobs,
                 store=store,
                 resume=arguments.resume,
             ):
-                name = owners[number]
-                tables[name][number] = table
+                name = owners[done.number]
+                tables[name][done.number] = done.table
+                taken += done.was_kept
                 if len(tables[name]) == len(plan[name]):
                     _record(out, name, tables.pop(name), plan[name])
     except KeyboardInterrupt:
@@ -110,7 +112,10 @@ def _reproduce(arguments: argparse.Namespace) -> pd.DataFrame:
             f"finished runs are kept in '{store}'; the same with --resume takes them over"
         ) from None
     minutes = (time.perf_counter() - start) / 60
-    print(f"{len(tasks)} runs, {minutes:.1f} minutes", file=sys.stderr)
+    print(
+        f"{len(tasks)} runs, {taken} of them taken from '{store}', {minutes:.1f} minutes",
+        file=sys.stderr,
+    )
     # of a whole paper, also the claims that need no experiment
     papers = [claims for paper, claims in LEDGERS.items() if target in (paper, "all")]
     quick = [claim for claims in papers for claim in claims if not claim.experiment]
@@ -135,7 +140,11 @@ def _executor(address: str | None) -> Iterator[Executor | None]:
         from distributed import Client, KilledWorker
     except ImportError as error:
         raise ImportError("--scheduler needs Dask: pip install 'balancing[cluster]'") from error
-    with Client(address, set_as_default=False) as client:
+    try:
+        client = Client(address, set_as_default=False, timeout=PATIENCE)
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"no Dask scheduler answers at '{address}': {error}") from error
+    with client:
         try:
             # not pure: Dask must not take one run for another
             yield client.get_executor(pure=False)

@@ -98,9 +98,7 @@ class Store:
 
     def _open(self) -> sqlite3.Connection:
         if self.path.exists() and self.path.stat().st_size and not self._is_ours():
-            raise FileExistsError(
-                f"'{self.path}' is not a store of runs; remove it or name another file (--store)"
-            )
+            raise self._not_ours()
         connection = self._connect()
         try:
             sound = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
@@ -120,11 +118,20 @@ class Store:
         mark = int.from_bytes(header[68:72], "big")
         return header.startswith(b"SQLite format 3\0") and mark in (0, _OURS)
 
+    def _not_ours(self) -> FileExistsError:
+        return FileExistsError(
+            f"'{self.path}' is not a store of runs; remove it or name another file (--store)"
+        )
+
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
         try:
             if connection.execute("PRAGMA application_id").fetchone() != (_OURS,):
                 connection.execute("BEGIN IMMEDIATE")  # of two that make it, one waits
+                known = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+                if set(known) - {("runs",)}:
+                    connection.close()
+                    raise self._not_ours()
                 connection.execute(_SCHEMA)
                 connection.execute(f"PRAGMA application_id = {_OURS}")
                 connection.execute("COMMIT")
@@ -215,6 +222,8 @@ def _is_whole(content: bytes, sha256: str) -> bool:
 def _readable(path: Path) -> Iterator[tuple[Any, ...]]:
     """The undamaged rows of a damaged file, read from both ends of the table."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        # reads also a file that is shorter than its header says
+        connection.execute("PRAGMA writable_schema = ON")
         seen: set[int] = set()
         for order in ("ASC", "DESC"):
             try:

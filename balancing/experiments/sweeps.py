@@ -32,7 +32,7 @@ from balancing._validate import whole
 from balancing.experiments._code import code_version, name_of
 from balancing.experiments._store import Store, pack, unpack
 
-__all__ = ["Task", "cores", "finished", "sweep"]
+__all__ = ["Done", "Task", "cores", "finished", "sweep"]
 
 # How often in a row workers may die before any run has ended.
 _ROUNDS = 3
@@ -79,6 +79,21 @@ class Task:
         return f"{type(self.config).__qualname__} {settings}"
 
 
+@dataclass(frozen=True, eq=False)
+class Done:
+    """A task that has ended.
+
+    Attributes:
+        number: of the task.
+        table: what it gave.
+        was_kept: whether it was in the store, from an earlier sweep.
+    """
+
+    number: int
+    table: pd.DataFrame
+    was_kept: bool
+
+
 def sweep(
     run: Callable[..., pd.DataFrame],
     configs: Iterable[Any],
@@ -120,9 +135,12 @@ def sweep(
     tasks = [Task(run, config) for config in configs]
     if not tasks:
         raise ValueError("configs is empty; there is nothing to run")
-    tables = dict(
-        finished(tasks, executor, jobs=jobs, store=store, resume=resume, progress=progress)
-    )
+    tables = {
+        done.number: done.table
+        for done in finished(
+            tasks, executor, jobs=jobs, store=store, resume=resume, progress=progress
+        )
+    }
     return pd.concat([tables[number] for number in range(len(tasks))], ignore_index=True)
 
 
@@ -134,8 +152,8 @@ def finished(
     store: Path | str | None = None,
     resume: bool = True,
     progress: bool | None = None,
-) -> Iterator[tuple[int, pd.DataFrame]]:
-    """Number and table of each task, as it ends; what :func:`sweep` says holds here."""
+) -> Iterator[Done]:
+    """Each task as it ends; what :func:`sweep` says holds here."""
     jobs = cores() if jobs is None else _at_least_one("jobs", jobs)
     waiting = dict(enumerate(tasks))
     error: BaseException | None = None
@@ -155,7 +173,7 @@ def finished(
                 if content := shelf.get(task.key):
                     del waiting[number]
                     bar.update()
-                    yield number, unpack(content)
+                    yield Done(number, unpack(content), was_kept=True)
         for number, outcome in _outcomes(waiting, executor, jobs):
             bar.update()
             if isinstance(outcome, BaseException):
@@ -165,7 +183,7 @@ def finished(
             task = tasks[number]
             if shelf is not None:
                 shelf.put(task.key, content, run=task.name, config=task.settings, seconds=seconds)
-            yield number, unpack(content)
+            yield Done(number, unpack(content), was_kept=False)
     if error is not None:
         raise error
 
