@@ -23,7 +23,7 @@ PAGE = WORK / "_build" / "singlehtml" / "print.html"
 STAMP = WORK / "stamp"
 
 # Opens what a reader would open, and leaves the article alone on the page.
-PREPARE = """async () => {
+PREPARE = """() => {
     document.documentElement.dataset.theme = document.documentElement.dataset.mode = 'light';
     document.querySelectorAll('details').forEach(each => { each.open = true; });
     document.querySelectorAll('.toggle-hidden').forEach(each => {
@@ -31,7 +31,6 @@ PREPARE = """async () => {
     });
     document.body.replaceChildren(document.querySelector('article.bd-article'));
     document.body.className = 'print-edition';
-    await document.fonts.ready;
 }"""
 FAULTS = """() => [
     ...[...document.querySelectorAll('.math')]
@@ -121,8 +120,9 @@ def print_page(browser: Browser, source: Path, target: Path) -> None:
         page = context.new_page()
         page.emulate_media(media="print")
         page.goto(source.as_uri(), wait_until="load")
-        page.evaluate("window.MathJax?.startup?.promise")
+        chromium.settled(page, "typesetting", chromium.TYPESET, seconds=300)
         page.evaluate(PREPARE)
+        chromium.settled(page, "loading typefaces", chromium.TYPEFACES)
         faults = [f"asks for {address}" for address in refused] + page.evaluate(FAULTS)
         if faults:
             raise ToolError("The page cannot be printed as it is:\n" + "\n".join(faults[:20]))

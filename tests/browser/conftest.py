@@ -1,6 +1,12 @@
-"""The site in a real browser, served from this machine, with everything else out of reach."""
+"""The site in a real browser, served from this machine, with everything else out of reach.
+
+No test can hang. What a page promises is waited for by `tools.chromium.settled`; when all else
+fails, the browser is killed (`pytest_timeout_set_timer`), and the next test gets a fresh one.
+"""
 
 import functools
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -8,11 +14,60 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_timeout
 from harness import FLAGS, Visit, chromium, explorer_page, listed_pages
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
 
 from balancing.widgets import Explorer
 from tools import site
+from tools.chromium import TYPEFACES, TYPESET, settled
+
+HERE = Path(__file__).parent
+# A test takes seconds, also on a busy machine.
+SECONDS_FOR_A_TEST = 240
+GROUP = pytest.StashKey[int]()  # process group of the browser that runs, of the session
+KILLED = pytest.StashKey[bool]()  # whether a test's browser was killed, of the test
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests here less time than others, but where they ask for another limit."""
+    for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SECONDS_FOR_A_TEST))
+
+
+def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Settings) -> bool | None:
+    """Kill the browser of a test that takes too long: each wait for one of its pages then fails.
+
+    pytest-timeout's own way would break off Playwright's event loop, so that all later tests fail.
+    """
+    if HERE not in item.path.parents:
+        return None
+
+    def kill() -> None:
+        if (group := item.config.stash.get(GROUP, None)) is not None:
+            del item.config.stash[GROUP]
+            item.stash[KILLED] = True
+            os.killpg(group, signal.SIGKILL)
+
+    timer = threading.Timer(settings.timeout, kill)
+    timer.daemon = True
+    timer.start()
+    item.cancel_timeout = timer.cancel  # what pytest-timeout calls
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Say why the browser was gone; a test that did not notice fails, too."""
+    report = yield
+    if item.stash.get(KILLED, False):
+        del item.stash[KILLED]
+        limit = item.get_closest_marker("timeout").args[0]
+        why = f"The browser was killed: this test took longer than {limit} s."
+        report.outcome = "failed"
+        report.longrepr = f"{report.longreprtext}\n{why}".strip()
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -47,21 +102,48 @@ def serve() -> Iterator[Callable[[Path], str]]:
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    """One browser for all pages, closed before nbval needs an event loop of its own."""
+def running(request: pytest.FixtureRequest) -> Iterator[Callable[[], Browser]]:
+    """Give the one browser for all pages, or a fresh one where that was killed.
+
+    It is closed before nbval needs an event loop of its own.
+    """
     executable = chromium()
+    stash = request.config.stash
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield running
-        running.close()
+        started: list[Browser] = []
+
+        def give() -> Browser:
+            if GROUP not in stash:
+                fresh = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+                session = fresh.new_browser_cdp_session()
+                processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
+                [main] = [each["id"] for each in processes if each["type"] == "browser"]
+                session.detach()
+                # Playwright starts each browser in a process group of its own.
+                stash[GROUP] = os.getpgid(main)
+                assert stash[GROUP] != os.getpgid(0)
+                started.append(fresh)
+            return started[-1]
+
+        yield give
+        if GROUP in stash:
+            del stash[GROUP]
+            started[-1].close()
+
+
+@pytest.fixture
+def browser(running: Callable[[], Browser]) -> Browser:
+    """The browser that all tests share."""
+    return running()
 
 
 @pytest.fixture(scope="package")
-def visit(browser: Browser) -> Callable[..., Visit]:
+def visit(running: Callable[[], Browser]) -> Callable[..., Visit]:
     """Open a page with a fresh profile; returns once its formulas are typeset."""
 
     def go(address: str, **options: Any) -> Visit:
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+        viewport = {"width": 1280, "height": 900}
+        context = running().new_context(viewport=viewport, **options)
         origin = "/".join(address.split("/")[:3]) + "/"  # of a file: all files
         seen = Visit(context.new_page(), address)
 
@@ -84,7 +166,8 @@ def visit(browser: Browser) -> Callable[..., Visit]:
         if address.endswith("/index.html"):  # it leads on to the first page
             seen.page.wait_for_url("**/intro.html")
         # not "networkidle": of files, and on a busy machine, the browser never says so
-        seen.page.evaluate("Promise.all([window.MathJax?.startup?.promise, document.fonts.ready])")
+        settled(seen.page, "typesetting", TYPESET)
+        settled(seen.page, "loading typefaces", TYPEFACES)
         seen.page.wait_for_timeout(200)
         return seen
 
@@ -112,10 +195,23 @@ def address(html: Path, serve: Callable[[Path], str]) -> str:
 
 
 @pytest.fixture(scope="package", params=listed_pages())
-def opened(
+def page_once(
     request: pytest.FixtureRequest, address: str, visit: Callable[[str], Visit]
-) -> Iterator[Visit]:
+) -> Iterator[Callable[[], Visit]]:
+    """Open a page of the site once, and again only where its browser was killed."""
+    seen: list[Visit] = []
+
+    def give() -> Visit:
+        if not seen or not seen[-1].page.context.browser.is_connected():
+            seen.append(visit(f"{address}/{request.param}"))
+        return seen[-1]
+
+    yield give
+    if seen and seen[-1].page.context.browser.is_connected():
+        seen[-1].page.context.close()
+
+
+@pytest.fixture
+def opened(page_once: Callable[[], Visit]) -> Visit:
     """Each page of the site, opened once for all tests that look at every page."""
-    seen = visit(f"{address}/{request.param}")
-    yield seen
-    seen.page.context.close()
+    return page_once()

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, ViewportSize
 from balancing._myst import ExplorerOnPage
 from balancing.widgets import EXPLORER_TYPE, Explorer, _bundle
 from tools import ROOT
-from tools.chromium import FLAGS, HOW_TO_GET_IT, find
+from tools.chromium import FLAGS, HOW_TO_GET_IT, find, settled
 
 __all__ = [
     "FLAGS",
@@ -84,9 +84,17 @@ def set_look(page: Page, *, mode: str = "light", width: int = 1280) -> None:
             document.documentElement.dataset.theme = mode;
             const fades = document.getAnimations().filter(each => each instanceof CSSTransition);
             fades.forEach(fade => fade.finish());
-            return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
         }""",
         mode,
+    )
+    # A busy headless browser may stop to draw, and what is measured next lays the page out anyway.
+    settled(
+        page,
+        "waiting for a frame",
+        """() => new Promise(done => {
+            setTimeout(done, 1000);
+            requestAnimationFrame(() => requestAnimationFrame(() => done()));
+        })""",
     )
 
 

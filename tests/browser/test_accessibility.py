@@ -11,6 +11,7 @@ from harness import Visit, set_look
 from playwright.sync_api import Page, expect
 
 from tools import assets
+from tools.chromium import settled
 
 Go = Callable[[str], Visit]
 
@@ -39,7 +40,9 @@ def violations(
     elements are there, and none has a text whose colour or size axe could judge.
     """
     page.evaluate(axe)
-    found: list[str] = page.evaluate(
+    found: list[str] = settled(
+        page,
+        "the check of accessibility",
         """async ([rules, whole]) => {
             const boxes = [...document.querySelectorAll(
                 whole ? 'none' : 'mjx-math, .balancing-figure svg')];
@@ -68,6 +71,7 @@ def violations(
                     [...node.any, ...node.all, ...node.none].map(check => check.message)[0]));
         }""",
         [rules, whole],
+        seconds=120,
     )
     return found
 
@@ -267,7 +271,8 @@ def test_code_is_copied(chapter: Page) -> None:
     chapter.keyboard.press("Enter")
     code = chapter.locator("div.highlight pre").first.inner_text().strip()
     assert len(code) > 20
-    assert chapter.evaluate("navigator.clipboard.readText()").strip() == code
+    copied = settled(chapter, "reading the clipboard", "() => navigator.clipboard.readText()")
+    assert copied.strip() == code
 
 
 # --- the reader's settings ---------------------------------------------------------------------

@@ -19,6 +19,7 @@ from playwright.sync_api import Page
 from test_pages import leads_somewhere, listed_pages
 
 from tools import ROOT, dist
+from tools.chromium import settled
 
 Go = Callable[[str], Visit]
 
@@ -211,7 +212,7 @@ def test_preview_shows_its_target(
     box = page.locator(".tippy-box")
     box.wait_for()
     assert shown in box.inner_text()
-    page.evaluate("MathJax.typesetPromise([])")
+    settled(page, "typesetting", "() => MathJax.typesetPromise([]).then(() => {})")
     assert box.locator("mjx-container").count() >= formulas
     assert box.locator("mjx-merror").count() == 0
     assert "\\\\" not in box.inner_text()

@@ -14,13 +14,15 @@ from pypdf.generic import Destination
 
 from tools import ROOT, ToolError, pdf
 
+pytestmark = pytest.mark.timeout(900)  # printing the book, where it is stale, takes minutes
+
 Outline = list[tuple[int, str, int]]  # depth, title, page counted from 1
 
 
 @pytest.fixture(scope="module")
-def book(browser: Browser) -> PdfReader:
+def book(running: Callable[[], Browser]) -> PdfReader:
     """The PDF, made as `make pdf` does where it is missing or stale."""
-    return PdfReader(pdf.build(browser))
+    return PdfReader(pdf.build(running()))
 
 
 @dataclass(frozen=True)

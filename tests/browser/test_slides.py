@@ -11,6 +11,7 @@ from pypdf import PdfReader
 from test_accessibility import axe
 
 from tools import ROOT, ToolError
+from tools.chromium import settled
 from tools.course import print_slides, slides
 
 __all__ = ["axe"]  # a fixture
@@ -126,7 +127,9 @@ def test_checker_finds_nothing(folder: Path, visit: Callable[..., Visit], axe: s
                 visibility: visible !important; }"""
         )
         page.evaluate(axe)
-        found += page.evaluate(
+        found += settled(
+            page,
+            "the check of accessibility",
             """async () => {
                 document.querySelectorAll('.slides > section').forEach(each => {
                     each.hidden = false;
@@ -139,7 +142,8 @@ def test_checker_finds_nothing(folder: Path, visit: Callable[..., Visit], axe: s
                     resultTypes: ['violations'], preload: false});
                 return violations.flatMap(rule => rule.nodes.map(
                     node => `${rule.id}: ${node.html.slice(0, 200)}`));
-            }"""
+            }""",
+            seconds=120,
         )
         page.context.close()
     assert found == []

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from harness import Visit
 from playwright.sync_api import Browser, Page, Route
 
+from tools.chromium import settled
+
 MEGABYTE = 1_000_000
 # Besides MathJax, uncompressed.
 LIMIT = 1.2 * MEGABYTE
@@ -37,11 +39,13 @@ def test_page_is_light(opened: Visit) -> None:
 
 def first_paint(page: Page) -> float:
     """Seconds from the start of the navigation to the first text or picture."""
-    milliseconds: float = page.evaluate(
+    milliseconds: float = settled(
+        page,
+        "the first paint",
         """() => new Promise(done => new PerformanceObserver(list => {
             const [entry] = list.getEntriesByName('first-contentful-paint');
             if (entry) done(entry.startTime);
-        }).observe({type: 'paint', buffered: true}))"""
+        }).observe({type: 'paint', buffered: true}))""",
     )
     return milliseconds / 1000
 
@@ -71,7 +75,8 @@ def test_heavy_page_is_noticed(address: str, visit: Callable[[str], Visit]) -> N
     seen = visit(f"{address}/book/bibliography.html")
     before = sum(loaded(seen.page).values())
     assert before > MEGABYTE / 4, "the theme's files are missing from the sum"
-    seen.page.evaluate("fetch('../_static/figure2.png').then(answer => answer.arrayBuffer())")
+    fetch = "() => fetch('../_static/figure2.png').then(answer => answer.text()).then(() => {})"
+    settled(seen.page, "fetching a picture", fetch)
     assert sum(loaded(seen.page).values()) - before > 50_000
     seen.page.context.close()
 
