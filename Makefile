@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: book pdf test serve dist course slides-pdf wheel refresh lint lab
+.PHONY: book pdf test serve dist course slides-pdf wheel refresh lint lab locked audit
 .DELETE_ON_ERROR:
 
 book: .venv/book-installed  ## Build the site to _build/html
@@ -39,6 +39,16 @@ lint: .venv/test-installed  ## Style and types
 
 lab: .venv/book-installed  ## Work in the notebooks
 	$(BIN)/jupyter lab book
+
+audit: .venv/test-installed  ## Compare what is installed with requirements.lock
+	$(BIN)/python -m tools.lock
+
+# Instead of what the other targets install; call it before them.
+locked:  ## Install the files that requirements.lock names, and no other
+	$(PYTHON) tools/check_python.py && $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --require-hashes --no-deps -r requirements.lock
+	$(BIN)/pip install -q --no-build-isolation --no-deps -e .
+	touch .venv/book-installed .venv/test-installed .venv/course-installed
 
 # The stamps make an installation run again when what is asked for has changed.
 .venv/test-installed: .venv/book-installed
