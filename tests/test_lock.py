@@ -72,11 +72,12 @@ def test_pip_refuses_a_file_that_the_lock_does_not_name(tmp_path: Path) -> None:
     entry = lock.LOCK.read_text().partition("\nalabaster==")[2].partition("\nalembic")[0]
     wanted = tmp_path / "requirements.txt"
     wanted.write_text(f"alabaster=={entry}\n")
+    (tmp_path / "downloads").mkdir()
     options = "--no-index --no-deps --isolated --require-hashes"
     command = ["-m", "pip", "download", *options.split(), "--find-links", tmp_path, "-r", wanted]
     done = subprocess.run(
         [sys.executable, *command],
-        cwd=tmp_path,
+        cwd=tmp_path / "downloads",
         capture_output=True,
         text=True,
         check=False,
