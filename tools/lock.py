@@ -10,6 +10,7 @@ CUDA, which is no file of the index and is given as WHEEL.
 
 import argparse
 import base64
+import csv
 import hashlib
 import re
 import shutil
@@ -74,16 +75,17 @@ def faults(installed: Iterable[Distribution], lock: Path = LOCK) -> list[str]:
 def _changed(package: Distribution) -> list[str]:
     """Files of a package that are missing or have another hash than its RECORD says."""
     found = []
-    for file in package.files or []:
-        if file.hash is None:  # of compiled files, and of RECORD itself
+    # not package.files, which leaves out the missing ones
+    for name, recorded, _ in csv.reader((package.read_text("RECORD") or "").splitlines()):
+        if not recorded:  # of compiled files, and of RECORD itself
             continue
-        path = Path(str(file.locate()))
-        digest = b""
+        kind, _, value = recorded.partition("=")
+        path, digest = Path(str(package.locate_file(name))), b""
         if path.is_file():
             with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, file.hash.mode).digest()
-        if base64.urlsafe_b64encode(digest).decode().rstrip("=") != file.hash.value:
-            found.append(str(file))
+                digest = hashlib.file_digest(stream, kind).digest()
+        if base64.urlsafe_b64encode(digest).decode().rstrip("=") != value:
+            found.append(name)
     return found
 
 
