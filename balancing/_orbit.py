@@ -7,7 +7,9 @@ r"""The norm on the orbit of a network: as a function of the logarithms of the f
 
 The weights enter through :math:`|W|^p` alone, which is computed once, in float64. Each value of F,
 with the shares into and out of every unit, then takes two products of a matrix and a vector for
-each layer. Factors and sums are kept as logarithms, so that no power of them overflows.
+each layer. Factors and sums are kept as logarithms, so that no power of them overflows. Nothing
+but :math:`|W|^p` is as large as the weights: whatever else has an entry for each of them is made
+and used piece by piece.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from balancing._pieces import pieces
 from balancing.graph import Edge, RescalingGraph
 
 __all__ = ["Layer", "Orbit", "Part", "Point", "PointWithShares", "greedy_colours", "imbalance"]
@@ -168,7 +171,9 @@ class Layer:
 
     def __init__(self, graph: RescalingGraph, edge: Edge, p: float, orbit: Orbit) -> None:
         self.graph, self.edge, self.p, self.device = graph, edge, p, orbit.device
-        self.power = self.per_unit(_power(self.weight(), p), torch.sum)
+        shape = (*graph.weight(edge).shape[:2], sum(s.size for s in edge.sources) // edge.blocks)
+        self.power = torch.empty(shape, dtype=torch.float64, device=self.device)
+        self._fill(lambda weight: _power_(weight, p), torch.sum)
         self.is_log, self.read = False, 0
         self.targets = orbit.indices(edge.target, self.power.shape[0] * self.power.shape[1])
         self.sources = torch.cat([orbit.indices(s.group, s.size) for s in edge.sources])
@@ -205,23 +210,56 @@ class Layer:
 
     def to_log(self) -> None:
         """Hold logarithms from now on."""
-        log_power = self.weight().abs().log_().mul_(self.p)
-        self.power = self.per_unit(log_power, torch.logsumexp)
+        self._fill(lambda weight: weight.abs_().log_().mul_(self.p), torch.logsumexp)
         self.is_log = True
 
-    @cached_property
-    def nonzero(self) -> Tensor:
-        """Whether a nonzero weight leads from a source to a target: shape as ``power``."""
-        return self.per_unit(self.weight() != 0, torch.any)
+    def leads(self, reached: Tensor, blocks: slice, in_block: slice, *, to_rows: bool) -> Tensor:
+        """Whether a nonzero weight leads to each row from a reached column (or the converse).
 
-    def weight(self) -> Tensor:
-        """W in float64, shape (blocks, targets, columns, taps); a view if it is that already."""
-        return self.graph.weight(self.edge).detach().to(self.device, torch.float64)
+        Args:
+            reached: a bool for each column (or row).
+            blocks: blocks of the rows and columns.
+            in_block: which columns of each block.
+            to_rows: whether it leads to rows, from columns.
+        """
+        weight = self._weight()[blocks]
+        start = reached.view(len(weight), 1, -1) if to_rows else reached.view(len(weight), -1, 1)
+        width = self.power[:, :, in_block].shape[2]
+        found = reached.new_zeros(len(weight), weight.shape[1] if to_rows else width)
+        for where in pieces(weight.shape, 2):
+            nonzero = weight[where].to(self.device) != 0
+            nonzero = self._per_unit(nonzero, torch.any)[:, :, in_block]
+            if to_rows:
+                found[where] = (nonzero & start[where[:1]]).any(2)
+            else:
+                found[where[:1]] |= (nonzero & start[where]).any(1)
+        return found.flatten()
 
-    def per_unit(self, weight: Tensor, combine: Callable[[Tensor, int], Tensor]) -> Tensor:
+    def _fill(
+        self, of_entries: Callable[[Tensor], Tensor], combine: Callable[[Tensor, int], Tensor]
+    ) -> None:
+        """Compute ``power`` from the weights: change their entries in place, and combine them."""
+        weight = self._weight()
+        if weight.shape[3] == 1 and not self._repeats:
+            for where in pieces(self.power.shape):
+                of_entries(self.power[where].copy_(weight[..., 0][where]))
+            return
+        for where in pieces(weight.shape, 2):
+            entries = weight[where].to(self.device, torch.float64, copy=True)
+            self.power[where] = self._per_unit(of_entries(entries), combine)
+
+    def _weight(self) -> Tensor:
+        """W as it is stored, shape (blocks, targets, columns, taps)."""
+        return self.graph.weight(self.edge).detach()
+
+    @property
+    def _repeats(self) -> bool:
+        return any(source.repeat > 1 for source in self.edge.sources)
+
+    def _per_unit(self, weight: Tensor, combine: Callable[[Tensor, int], Tensor]) -> Tensor:
         """Combine taps and repeated columns: (blocks, targets, columns, taps) -> sources last."""
         weight = weight.squeeze(3) if weight.shape[3] == 1 else combine(weight, 3)
-        if all(source.repeat == 1 for source in self.edge.sources):
+        if not self._repeats:
             return weight
         parts = weight.split([s.size * s.repeat for s in self.edge.sources], 2)  # in one block
         units = ((s.size, s.repeat) for s in self.edge.sources)
@@ -282,9 +320,13 @@ class Part:
             self.layer.to_log()
         self.layer.read += self.shape.numel()
         terms = _oriented(self.power, of_rows)
-        if log_x is not None:
-            terms = terms + log_x.view(self.shape[0], 1, -1)
-        return torch.logsumexp(terms, 2).flatten()
+        sums = terms.new_empty(terms.shape[:2])
+        for where in pieces(terms.shape, 2):
+            some = terms[where]
+            if log_x is not None:
+                some = some + log_x.view(self.shape[0], 1, -1)[where[:1]]
+            sums[where] = torch.logsumexp(some, 2)
+        return sums.flatten()
 
     def plain_sums(self, of_rows: bool) -> Tensor:
         """The sums for x = 1: needed to see what is empty, and at the start."""
@@ -307,8 +349,7 @@ class Part:
         """Whether a nonzero weight leads to each row from a reached column (or the converse)."""
         if reached.all():
             return ~self.empty(to_rows)
-        from_reached = reached.view(self.shape[0], 1, -1)
-        return (_oriented(self._nonzero, to_rows) & from_reached).any(2).flatten()
+        return self._leads(reached, to_rows)
 
     def _trusts(self, sums: Tensor, of_rows: bool, empty: Tensor | None) -> bool:
         """Whether no sum has overflowed, or lost by underflow what could be seen."""
@@ -324,13 +365,14 @@ class Part:
         if of_rows not in self._empty:
             empty = None if self.layer.is_log else self.plain_sums(of_rows) == 0
             if empty is None or empty.any():  # underflow may make it look so
-                empty = ~_oriented(self._nonzero, of_rows).any(2).flatten()
+                length = self.shape[0] * self.shape[2 if of_rows else 1]
+                everywhere = torch.ones(length, dtype=torch.bool, device=self.layer.device)
+                empty = ~self._leads(everywhere, of_rows)
             self._empty[of_rows] = empty
         return self._empty[of_rows]
 
-    @property
-    def _nonzero(self) -> Tensor:
-        return self.layer.nonzero[self._blocks, :, self._in_block]
+    def _leads(self, reached: Tensor, to_rows: bool) -> Tensor:
+        return self.layer.leads(reached, self._blocks, self._in_block, to_rows=to_rows)
 
 
 def imbalance(log_ratio: float) -> float:
@@ -355,9 +397,9 @@ def _unless_zero(values: Tensor) -> Tensor | None:
     return values if values.any() else None
 
 
-def _power(weight: Tensor, p: float) -> Tensor:
-    """|W|^p, as a new tensor."""
-    return weight.square() if p == 2 else weight.abs().pow_(p)
+def _power_(weight: Tensor, p: float) -> Tensor:
+    """|W|^p in the place of W."""
+    return weight.square_() if p == 2 else weight.abs_().pow_(p)
 
 
 def _oriented(matrix: Tensor, of_rows: bool) -> Tensor:

@@ -38,6 +38,8 @@ class Link:
         source: group read, likewise.
         rows: 0 for the rows that belong to the target, -inf for the others; None if all do.
         columns: the same for the columns and the source.
+        empty: whether each row (True) or column (False) has no nonzero weight in the link; only
+            of links that do not have all rows and columns, once it was asked for.
     """
 
     part: Part
@@ -49,6 +51,7 @@ class Link:
     row: _Cached = field(default_factory=lambda: _Cached())
     col: _Cached = field(default_factory=lambda: _Cached())
     sum: _Cached = field(default_factory=lambda: _Cached())
+    empty: dict[bool, Tensor] = field(default_factory=dict)
 
     @property
     def is_diagonal(self) -> bool:
@@ -270,7 +273,9 @@ class Sums:
         empty = None
         if inside is not None:
             log_x = inside if log_x is None else log_x + inside
-            empty = ~link.part.carries(inside == 0, to_rows=of_rows)
+            if of_rows not in link.empty:  # it takes a look at every weight
+                link.empty[of_rows] = ~link.part.carries(inside == 0, to_rows=of_rows)
+            empty = link.empty[of_rows]
         sums = link.part.sums(log_x, of_rows=of_rows, empty=empty)
         return sums if wanted is None else sums + wanted
 
