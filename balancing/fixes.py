@@ -110,8 +110,8 @@ class BalanceResult:
 class _Kept:
     """A parameter as it is now: a copy, or itself with a note of whether it has been written to."""
 
-    def __init__(self, parameter: Tensor, overwritten: bool) -> None:
-        copied = overwritten or parameter.is_inference()  # whose writes are not counted
+    def __init__(self, parameter: Tensor) -> None:
+        copied = parameter.is_inference()  # whose writes are not counted
         self._values = parameter.detach().clone() if copied else parameter.detach()
         self._version = None if copied else self._values._version
 
@@ -149,6 +149,11 @@ def balance(
     Biases do not enter the norm; they are rescaled along. So are parameters that require no
     gradient: a layer that is left out would change the function. The model is written to once, at
     the end; if anything is raised before, by ``callback`` too, it is unchanged.
+
+    Beside the model it takes at most the memory of one more float64 copy of the weights, in which
+    :math:`|W|^p` lies first and then the result, or with ``inplace`` the old weights, which
+    ``check`` compares with: for float32 twice the bytes of the weights. Newton's method, which
+    takes over where sweeps stall, needs as much again.
 
     Args:
         model: a module that :func:`~balancing.trace` accepts, or its graph.
@@ -219,9 +224,11 @@ def balance(
     if exact:
         check_restorable(graph, new)
     names = [name for edge in graph.edges for name in (edge.weight, edge.bias) if name]
-    before = {name: _Kept(graph.model.get_parameter(name), inplace) for name in names}
+    model = write(graph, new, inplace=inplace)
+    olds = new if inplace else {}  # write() has left the old values there
+    before = {name: _Kept(olds.get(name, graph.model.get_parameter(name))) for name in names}
     return BalanceResult(
-        model=write(graph, new, inplace=inplace),
+        model=model,
         factors=found.factors,
         norms=torch.tensor(found.norms, dtype=torch.float64),
         iterations=len(found.norms) - 1,
@@ -239,7 +246,7 @@ class _Solution:
     """What is left of an orbit.
 
     Attributes:
-        memory: what |W|^p was in, free now for the new weights: parameter name -> tensor.
+        memory: what |W|^p was in, to be freed or reused: parameter name -> tensor.
     """
 
     factors: dict[str, Tensor]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from balancing._pieces import pieces
 from balancing._validate import all_finite
 from balancing.graph import RescalingGraph, trace
 
@@ -57,7 +58,8 @@ def write(graph: RescalingGraph, new: Mapping[str, Tensor], *, inplace: bool) ->
 
     Args:
         graph: the graph of the model.
-        new: parameter name -> values in its shape, dtype and device.
+        new: parameter name -> values in its shape, strides, dtype and device. A copy takes them
+            as its parameters; of a model that is itself changed they hold the old values then.
         inplace: change the model itself.
 
     Warns:
@@ -75,36 +77,34 @@ def write(graph: RescalingGraph, new: Mapping[str, Tensor], *, inplace: bool) ->
             )
     if inplace:
         for name, old in olds.items():
-            old.copy_(new[name])
+            for where in pieces(old.shape):
+                before = old[where].clone()
+                old[where] = new[name][where]
+                new[name][where] = before
         return graph.model
     # a copy that finds its parameters made already; old values are not copied first
-    made = {id(old): _like(old, new[name]) for name, old in olds.items()}
+    made = {id(old): type(old)(new[name], old.requires_grad) for name, old in olds.items()}
     return copy.deepcopy(graph.model, made)
-
-
-def _like(old: nn.Parameter, new: Tensor) -> nn.Parameter:
-    """A parameter as ``copy.deepcopy`` makes it, with other values."""
-    if new.stride() != old.stride():
-        new = torch.empty_like(old).copy_(new)
-    return type(old)(new, old.requires_grad)
 
 
 def rescaled(
     graph: RescalingGraph,
     factors: Mapping[str, Tensor | Sequence[float] | float],
-    memory: Mapping[str, Tensor] | None = None,
+    memory: MutableMapping[str, Tensor] | None = None,
     *,
     largest: float = math.inf,
 ) -> dict[str, Tensor]:
-    """What :func:`rescale` would write: parameter name -> new values, in the parameter's dtype.
+    """What :func:`rescale` would write: parameter name -> new values, laid out as the parameter.
 
     The weights of the graph must be finite.
 
     Args:
         graph: the graph.
         factors: as in :func:`rescale`.
-        memory: parameter name -> float64 tensor with as many entries on the same device. It is
-            overwritten, and may be what is returned: fresh memory costs more than the arithmetic.
+        memory: parameter name -> float64 tensor with as many entries on the same device. Entries
+            are taken out one by one: the memory of a float64 parameter holds its new values, as
+            fresh memory costs more than the arithmetic; that of another is free before they are
+            made.
         largest: a bound of the new weights, if one is known.
 
     Raises:
@@ -116,44 +116,63 @@ def rescaled(
         into = checked.get(edge.target)
         if into is None and not any(source.group in checked for source in edge.sources):
             continue
-        old = graph.model.get_parameter(edge.weight)
         weight = graph.weight(edge)
         device, blocks = weight.device, weight.shape[0]
         like = torch.ones(1, dtype=torch.float64, device=device)
-        rows = like if into is None else into.to(device)
+        rows = (like if into is None else into.to(device)).expand(blocks * weight.shape[1])
         columns = edge.columns(checked.get, like)
-        space = None if memory is None else memory.get(edge.weight)
-        new = _times_ratio(
-            weight,
-            rows.view(-1, 1, 1, 1) if into is None else rows.view(blocks, -1, 1, 1),
-            columns.view(blocks, 1, -1, 1),
-            None if space is None else space.view(weight.shape),
-        )
-        changed[edge.weight] = edge.like_weight(new).reshape(old.shape).to(old.dtype)
+        new = _space(graph.model.get_parameter(edge.weight), memory, edge.weight)
+        in_place = edge.by_channel(new)
+        _times_ratio(weight, rows.view(blocks, -1, 1, 1), columns.view(blocks, 1, -1, 1), in_place)
+        if in_place.data_ptr() != new.data_ptr():  # the strides are such that it is a copy
+            new.copy_(edge.like_weight(in_place).reshape(new.shape))
+        if not largest < torch.finfo(new.dtype).max / 2:
+            _check_range(edge.weight, new)
+        changed[edge.weight] = new
         bias = graph.bias(edge)
         if edge.bias is not None and bias is not None and into is not None:
-            changed[edge.bias] = (bias.double() * into.to(device)).to(bias.dtype)
-    weights = {edge.weight for edge in graph.edges}
-    for name, new in changed.items():
-        in_range = name in weights and largest < torch.finfo(new.dtype).max / 2
-        if not in_range and not all_finite(new):
-            raise ValueError(f"these factors would make parameter '{name}' overflow {new.dtype}")
+            changed[edge.bias] = torch.empty_like(bias).copy_(bias.double() * into.to(device))
+            _check_range(edge.bias, changed[edge.bias])
     return changed
 
 
-def _times_ratio(weight: Tensor, rows: Tensor, columns: Tensor, out: Tensor | None) -> Tensor:
+def _space(old: Tensor, memory: MutableMapping[str, Tensor] | None, name: str) -> Tensor:
+    """Memory for other values of a parameter, with the strides that a copy of it has."""
+    free = None if memory is None else memory.pop(name, None)
+    if free is None or free.dtype != old.dtype:
+        del free  # before as much is asked for again
+        return torch.empty_like(old)
+    return free.view(-1).as_strided(old.shape, torch.empty_like(old, device="meta").stride())
+
+
+def _check_range(name: str, new: Tensor) -> None:
+    if not all(all_finite(new[where]) for where in pieces(new.shape)):
+        raise ValueError(f"these factors would make parameter '{name}' overflow {new.dtype}")
+
+
+def _times_ratio(weight: Tensor, rows: Tensor, columns: Tensor, out: Tensor) -> None:
     """weight * rows / columns in float64, in whose range it is throughout if the result is."""
     ends = torch.stack([*rows.aminmax(), *columns.aminmax()])
-    if float(ends.min()) > 1 / _MODERATE and float(ends.max()) < _MODERATE:
-        if out is None:
-            out = torch.empty(weight.shape, dtype=torch.float64, device=weight.device)
-        if torch.broadcast_shapes(rows.shape, columns.shape) == weight.shape:
-            return torch.div(rows, columns, out=out).mul_(weight)
-        return torch.mul(weight, rows / columns, out=out)
+    moderate = float(ends.min()) > 1 / _MODERATE and float(ends.max()) < _MODERATE
+    ratio = _ratio if moderate else _ratio_of_any
+    by_unit = (*weight.shape[:3], 1)
+    rows, columns = rows.expand(by_unit), columns.expand(by_unit)
+    for where in pieces(weight.shape, 3):
+        ratio(weight[where], rows[where], columns[where], out[where])
+
+
+def _ratio(weight: Tensor, rows: Tensor, columns: Tensor, out: Tensor) -> None:
+    if weight.shape == rows.shape and out.dtype == rows.dtype:
+        torch.div(rows, columns, out=out).mul_(weight)
+    else:
+        out.copy_((rows / columns) * weight)
+
+
+def _ratio_of_any(weight: Tensor, rows: Tensor, columns: Tensor, out: Tensor) -> None:
     (m, rows_exponent), (n, columns_exponent) = torch.frexp(rows), torch.frexp(columns)
     exponent = (rows_exponent - columns_exponent).double()
     half = (exponent / 2).floor()  # either half is a power of two that float64 has
-    return weight * (m / n) * torch.exp2(half) * torch.exp2(exponent - half)
+    out.copy_(weight * (m / n) * torch.exp2(half) * torch.exp2(exponent - half))
 
 
 def _factor(graph: RescalingGraph, name: str, value: Tensor | Sequence[float] | float) -> Tensor:
