@@ -4,10 +4,14 @@ Sweeps are slow where channels hardly mix, as in a deep chain of nearly diagonal
 of balance has to travel from layer to layer. The Hessian of F / q in the logarithms of the factors
 is a Laplacian of the shares, with one more term for p != q. In such a network its strong entries
 are few, and a sparse factorization of those preconditions conjugate gradients. In a small network
-all entries are kept, and for p = q one solve is exact. Derived here.
+all entries are kept, and for p = q one solve is exact. Where weights are sharded over processes the
+diagonal alone is taken: it consists of sums for each unit. Derived here.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -38,16 +42,13 @@ def newton_direction(orbit: Orbit, theta: Tensor, tol: float) -> Tensor | None:
     number[orbit.live] = torch.arange(units, device=theta.device)
     layers = []
     for layer in orbit.layers:
-        blocks = len(layer.power)
-        log_power = layer.power if layer.is_log else layer.power.log()
-        up, down = (theta[ends].view(blocks, -1) for ends in (layer.targets, layer.sources))
-        power = (log_power + orbit.p * (up[:, :, None] - down[:, None, :])).exp_()
+        blocks = layer.shape[0]
         layers.append(
             Powers(
                 number[layer.targets].view(blocks, -1),
                 number[layer.sources].view(blocks, -1),
-                power,
-                power.new_zeros(power.shape[:2]),
+                layer.at(theta),
+                theta.new_zeros(layer.shape[:2]),
             )
         )
     function = Imbalance(layers, units + 1, orbit.p, orbit.q)
@@ -58,11 +59,20 @@ def newton_direction(orbit: Orbit, theta: Tensor, tol: float) -> Tensor | None:
     residual = torch.where(live, function.outflow - function.inflow, 0.0)
     imbalance = float((residual / size).abs().max())
     accuracy = max(tol / 4, min(0.1, imbalance) * imbalance)
-    strong = _StrongEntries(function, size)
-    direction = function.newton_direction(residual, live, size * accuracy, strong.solve)
+    if orbit.is_sharded:  # entries stay where they are
+        solve: Callable[[Tensor], Tensor] = functools.partial(torch.mul, 1 / _diagonal(function))
+    else:
+        solve = _StrongEntries(function, size).solve
+    direction = function.newton_direction(residual, live, size * accuracy, solve)
     for layer in orbit.layers:
-        layer.read += (function.passes + 1) * layer.power.numel()
+        layer.read += (function.passes + 1) * layer.shape.numel()
     return torch.where(orbit.live, direction[number], 0.0)
+
+
+def _diagonal(function: Imbalance) -> Tensor:
+    """Of the Hessian, or for p != q about so."""
+    diagonal = function.q * function.inflow + max(function.p, function.q) * function.outflow
+    return torch.where(diagonal > 0, diagonal, 1.0)
 
 
 class _StrongEntries:
@@ -72,7 +82,7 @@ class _StrongEntries:
     """
 
     def __init__(self, function: Imbalance, size: Tensor) -> None:
-        p, q, units = function.p, function.q, len(size) - 1
+        q, units = function.q, len(size) - 1
         self.root = size.sqrt()
         least = _STRONG if units > _FEW_UNITS else 0.0
         rows, columns, values = [], [], []
@@ -87,7 +97,7 @@ class _StrongEntries:
         entries = coo_array(
             (torch.cat(values), (torch.cat(rows), torch.cat(columns))), shape=(units, units)
         )
-        diagonal = (q * function.inflow + max(p, q) * function.outflow) / size
+        diagonal = _diagonal(function) / size
         regular = diags_array(diagonal[:-1].cpu().numpy() * (1 + _RIDGE))
         self.factors = splu((regular - q * (entries + entries.T)).tocsc())
 

@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +73,10 @@ class Orbit:
         live: whether a unit lies on a path of nonzero weights from an input to an output; False
             for the first entry. Where all units are, F is strictly convex and has a minimizer.
         size: length of the vector.
+        is_sharded: whether each process holds a part of the entries of |W|^p only.
     """
+
+    is_sharded = False
 
     def __init__(self, graph: RescalingGraph, p: float, q: float) -> None:
         self.p, self.q = p, q
@@ -81,13 +85,18 @@ class Orbit:
         for name, group in graph.hidden.items():
             self.slots[name] = slice(self.size, self.size + group.size)
             self.size += group.size
-        self.device = next((graph.weight(e).device for e in graph.edges), torch.device("cpu"))
-        self.layers = [Layer(graph, edge, p, self) for edge in graph.edges]
+        weights = (graph.model.get_parameter(edge.weight) for edge in graph.edges)
+        self.device = next((weight.device for weight in weights), torch.device("cpu"))
+        self.layers = self.read_layers(graph)
         none = torch.zeros(0, dtype=torch.long, device=self.device)  # there may be no layer
         self.targets = torch.cat([none, *(layer.targets for layer in self.layers)])
         self.sources = torch.cat([none, *(layer.sources for layer in self.layers)])
         self.live = self.reached(forward=True) & self.reached(forward=False)
         self.live[0] = False
+
+    def read_layers(self, graph: RescalingGraph) -> list[Layer]:
+        """The layers, with |W|^p."""
+        return [Layer(graph, edge, self.p, self) for edge in graph.edges]
 
     @property
     def start(self) -> Tensor:
@@ -103,7 +112,7 @@ class Orbit:
     @property
     def passes(self) -> float:
         """How often the entries of |W|^p have been read, all of them counting as one."""
-        entries = sum(layer.power.numel() for layer in self.layers)
+        entries = sum(layer.shape.numel() for layer in self.layers)
         return sum(layer.read for layer in self.layers) / max(entries, 1)
 
     def at(self, theta: Tensor) -> PointWithShares:
@@ -171,18 +180,31 @@ class Layer:
 
     def __init__(self, graph: RescalingGraph, edge: Edge, p: float, orbit: Orbit) -> None:
         self.graph, self.edge, self.p, self.device = graph, edge, p, orbit.device
-        shape = (*graph.weight(edge).shape[:2], sum(s.size for s in edge.sources) // edge.blocks)
-        self.power = torch.empty(shape, dtype=torch.float64, device=self.device)
+        self.shape = self._shape()
+        self.power = torch.empty(self._held(), dtype=torch.float64, device=self.device)
         self._fill(lambda weight: _power_(weight, p), torch.sum)
         self.is_log, self.read = False, 0
-        self.targets = orbit.indices(edge.target, self.power.shape[0] * self.power.shape[1])
+        self.targets = orbit.indices(edge.target, self.shape[0] * self.shape[1])
         self.sources = torch.cat([orbit.indices(s.group, s.size) for s in edge.sources])
         self.parts = tuple(self._split())
-        self.whole = self.parts[0] if len(self.parts) == 1 else Part(self)
+        self.whole = self.parts[0] if len(self.parts) == 1 else self.part()
+
+    def part(self, *where: Any) -> Part:
+        """Some of the entries: arguments as for :class:`Part`."""
+        return Part(self, *where)
+
+    def _shape(self) -> torch.Size:
+        """Numbers of blocks, targets and sources."""
+        sources = sum(source.size for source in self.edge.sources)
+        return torch.Size((*self._weight().shape[:2], sources // self.edge.blocks))
+
+    def _held(self) -> torch.Size:
+        """Numbers of those whose entries are in ``power``."""
+        return self.shape
 
     def _split(self) -> Iterator[Part]:
         """A part for each source, or several where it covers a block incompletely."""
-        width = self.power.shape[2]
+        width = self.shape[2]
         at = start = 0
         for source in self.edge.sources:
             while at < start + source.size:
@@ -190,8 +212,7 @@ class Layer:
                 left = start + source.size - at
                 count = left // width if column == 0 else 0  # blocks that are covered whole
                 after = at + (count * width or min(left, width - column))
-                yield Part(
-                    self,
+                yield self.part(
                     slice(block, block + max(count, 1)),
                     slice(column, width if count else column + after - at),
                     slice(at, after),
@@ -206,7 +227,13 @@ class Layer:
         """What underflow can take from a sum of |W|^p x with x <= 1, over the resolution."""
         float64 = torch.finfo(torch.float64)
         largest = max((float(part.plain_sums(True).max()) for part in self.parts), default=0.0)
-        return float64.tiny * max(self.power.shape) * (1 + largest) / float64.eps
+        return float64.tiny * max(self.shape) * (1 + largest) / float64.eps
+
+    def at(self, theta: Tensor) -> Tensor:
+        """|W|^p after the rescaling by e^theta, shape as ``power``."""
+        log_power = self.power if self.is_log else self.power.log()
+        up, down = (theta[ends].view(len(self.power), -1) for ends in (self.targets, self.sources))
+        return (log_power + self.p * (up[:, :, None] - down[:, None, :])).exp_()
 
     def to_log(self) -> None:
         """Hold logarithms from now on."""
@@ -290,7 +317,8 @@ class Part:
         self.layer: Layer = weakref.proxy(layer)  # no cycle, so that |W|^p is freed at once
         self.group, self.units, self.columns = group, units, columns
         self._blocks, self._in_block = blocks, in_block
-        self.shape = self.power.shape
+        n, rows, width = layer.shape
+        self.shape = torch.Size((len(range(n)[blocks]), rows, len(range(width)[in_block])))
         first = (blocks.start or 0) * self.shape[1]
         self.rows = slice(first, first + self.shape[0] * self.shape[1])
         self._plain: dict[bool, Tensor] = {}
@@ -319,12 +347,16 @@ class Part:
                 return sums.log().add_(shift)
             self.layer.to_log()
         self.layer.read += self.shape.numel()
+        return self._log_product(log_x, of_rows)
+
+    def _log_product(self, log_x: Tensor | None, of_rows: bool) -> Tensor:
+        """The sums from logarithms of |W|^p."""
         terms = _oriented(self.power, of_rows)
         sums = terms.new_empty(terms.shape[:2])
         for where in pieces(terms.shape, 2):
             some = terms[where]
             if log_x is not None:
-                some = some + log_x.view(self.shape[0], 1, -1)[where[:1]]
+                some = some + log_x.view(len(terms), 1, -1)[where[:1]]
             sums[where] = torch.logsumexp(some, 2)
         return sums.flatten()
 
@@ -338,12 +370,7 @@ class Part:
 
     def _product(self, x: Tensor, of_rows: bool) -> Tensor:
         self.layer.read += self.shape.numel()
-        blocks, matrix = self.shape[0], _oriented(self.power, of_rows)
-        if blocks == 1:
-            return matrix[0] @ x
-        if matrix.shape[2] == 1:
-            return (matrix * x.view(blocks, 1, 1)).flatten()
-        return (matrix @ x.view(blocks, -1, 1)).flatten()
+        return times(_oriented(self.power, of_rows), x)
 
     def carries(self, reached: Tensor, *, to_rows: bool) -> Tensor:
         """Whether a nonzero weight leads to each row from a reached column (or the converse)."""
@@ -391,6 +418,16 @@ def greedy_colours(near: Sequence[set[int]]) -> list[int]:
         taken = {colours[other] for other in neighbours if other < len(colours)}
         colours.append(next(c for c in itertools.count() if c not in taken))
     return colours
+
+
+def times(matrices: Tensor, x: Tensor) -> Tensor:
+    """Products with a vector by blocks: (blocks, m, n) and (blocks * n,) -> (blocks * m,)."""
+    blocks = len(matrices)
+    if blocks == 1:
+        return matrices[0] @ x
+    if matrices.shape[2] == 1:
+        return (matrices * x.view(blocks, 1, 1)).flatten()
+    return (matrices @ x.view(blocks, -1, 1)).flatten()
 
 
 def _unless_zero(values: Tensor) -> Tensor | None:
