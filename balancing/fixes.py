@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -155,6 +156,10 @@ def balance(
     ``check`` compares with: for float32 twice the bytes of the weights. Newton's method, which
     takes over where sweeps stall, needs as much again.
 
+    Parameters may be sharded over processes (:class:`torch.distributed.tensor.DTensor`). Then every
+    process makes the call, and gets a :class:`~balancing.sharded.ShardedBalanceResult`; the first
+    one of the mesh calls ``callback``, shows progress and warns.
+
     Args:
         model: a module that :func:`~balancing.trace` accepts, or its graph.
         p: exponent within the incoming weights of a unit, above 0.
@@ -196,29 +201,23 @@ def balance(
     tol = number("tol", tol, "a finite number above 0", lambda value: 0 < value < math.inf)
     max_iter = whole("max_iter", max_iter)
     graph = trace(model)
+    chosen = "two-level" if method == "auto" else method
+
+    def search(orbit: Orbit) -> Solution:
+        return _search(orbit, chosen, tol, max_iter, exact, callback, progress)
+
+    if "torch.distributed.tensor" in sys.modules:  # without it no tensor is sharded
+        from balancing.sharded import balance_sharded, is_sharded
+
+        if is_sharded(graph):
+            return balance_sharded(graph, p, q, search, chosen, exact=exact, inplace=inplace)
     graph.check_finite(weights=False)
     if exact:
         check_dtypes(graph)
     orbit = Orbit(graph, p, q)
     if not orbit.finite:
         graph.check_finite()
-    chosen = "two-level" if method == "auto" else method
-    with tqdm(total=max_iter, desc="balance", disable=not progress, mininterval=0.5) as bar:
-
-        def report(iteration: int, point: Point) -> None:
-            if callback is not None:
-                callback(iteration, point.norm, point.max_imbalance)
-            if progress:
-                bar.set_postfix(imbalance=f"{point.max_imbalance:.1e}", refresh=False)
-                bar.update(iteration - bar.n)
-
-        found = _solve(orbit, _METHODS[chosen], tol, max_iter, exact, report)
-    if not found.converged:
-        warnings.warn(
-            f"balance() stopped after {max_iter} iterations (max_iter) at a relative imbalance "
-            f"of {found.max_imbalance:.2g}, above tol = {tol:g}",
-            stacklevel=3,  # the caller's line; torch.no_grad lies in between
-        )
+    found = search(orbit)
     # no entry of a matrix is larger than its norm
     new = rescaled(graph, found.factors, found.memory, largest=found.norms[-1])
     if exact:
@@ -241,8 +240,38 @@ def balance(
     )
 
 
+def _search(
+    orbit: Orbit,
+    method: str,
+    tol: float,
+    max_iter: int,
+    exact: bool,
+    callback: Callable[[int, float, float], object] | None,
+    progress: bool,
+) -> Solution:
+    """Run a method; report to the callback and the progress bar, and warn if it falls short."""
+    with tqdm(total=max_iter, desc="balance", disable=not progress, mininterval=0.5) as bar:
+
+        def report(iteration: int, point: Point) -> None:
+            if callback is not None:
+                callback(iteration, point.norm, point.max_imbalance)
+            if progress:
+                bar.set_postfix(imbalance=f"{point.max_imbalance:.1e}", refresh=False)
+                bar.update(iteration - bar.n)
+
+        found = _solve(orbit, _METHODS[method], tol, max_iter, exact, report)
+    if not found.converged:
+        warnings.warn(
+            f"balance() stopped after {max_iter} iterations (max_iter) at a relative imbalance "
+            f"of {found.max_imbalance:.2g}, above tol = {tol:g}",
+            # the caller's line; search, balance, torch.no_grad lie between; if sharded, two more
+            stacklevel=7 if orbit.is_sharded else 5,
+        )
+    return found
+
+
 @dataclass(frozen=True)
-class _Solution:
+class Solution:
     """What is left of an orbit.
 
     Attributes:
@@ -265,7 +294,7 @@ def _solve(
     max_iter: int,
     exact: bool,
     report: Callable[[int, Point], None],
-) -> _Solution:
+) -> Solution:
     norms = []
     for iteration, point in enumerate(method(orbit, tol)):
         norms.append(point.norm)
@@ -288,7 +317,7 @@ def _solve(
         norms.append(point.norm)
         factors = {group: powers_of_two(point.theta[units]) for group, units in orbit.slots.items()}
     dead = {group: (~orbit.live[units]).nonzero()[:, 0] for group, units in orbit.slots.items()}
-    return _Solution(
+    return Solution(
         factors, dead, norms, orbit.passes, converged, point.max_imbalance, orbit.release()
     )
 
