@@ -21,7 +21,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import vector_to_parameters
+
+from balancing._validate import (
+    a_copy,
+    a_function,
+    a_generator,
+    a_module,
+    as_vector,
+    float64_parameters,
+    number,
+    whole,
+)
 
 __all__ = ["ReachableDirections", "invariant_gradients", "reachable_directions"]
 
@@ -88,13 +99,23 @@ def reachable_directions(
         generations: give up after this many.
 
     Raises:
-        ValueError: a parameter is not float64 or not finite (named).
+        TypeError: ``model`` is no module, or ``generator`` no generator.
+        ValueError: a parameter is not float64 or not finite (named), or the model has none; the
+            model cannot be copied, or cannot be applied to ``input_shape``; ``draws`` is no whole
+            number above 0, ``generations`` none of at least 0, or ``tolerance`` not between 0
+            and 1.
         RuntimeError: the span still grows after the last generation.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float64 or not torch.isfinite(parameter).all():
-            raise ValueError(f"parameter '{name}' must be float64 and finite")
-    theta = parameters_to_vector(model.parameters()).detach()
+    a_module("model", model)
+    a_generator(generator)
+    if whole("draws", draws) == 0:
+        raise ValueError("draws must be a whole number above 0, got 0")
+    whole("generations", generations)
+    tolerance = number("tolerance", tolerance, "from 0 to below 1", lambda value: 0 <= value < 1)
+    float64_parameters(model)
+    model = a_copy(model)
+    _check_input(model, input_shape)
+    theta = as_vector(model)
 
     def draw(generation: int) -> _Field:
         if generation:
@@ -135,25 +156,53 @@ def invariant_gradients(
     A central difference is exact for a quadratic function, up to rounding, whatever its step.
 
     Args:
-        model: a module; unchanged.
+        model: a module; quantities are measured on a copy.
         quantity: maps the model to named tensors, such as
             :func:`~balancing.unit_invariants`; each entry must be quadratic in the weights.
 
     Returns:
         One row an entry of the tensors, one column a parameter, in the order of
         ``model.parameters()``; float64.
+
+    Raises:
+        TypeError: ``model`` is no module, ``quantity`` no function, or what it returns no dict of
+            tensors.
+        ValueError: a parameter is not float64 or not finite (named), or the model has none or
+            cannot be copied.
     """
-    theta = parameters_to_vector(model.parameters()).detach()
+    a_module("model", model)
+    a_function("quantity", quantity)
+    float64_parameters(model)
+    copied, theta = a_copy(model), as_vector(model)
 
     def at(vector: Tensor) -> Tensor:
-        vector_to_parameters(vector, model.parameters())
-        return torch.cat([value.flatten() for value in quantity(model).values()])
+        vector_to_parameters(vector, copied.parameters())
+        found = quantity(copied)
+        if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+            raise TypeError("quantity must return a dict of tensors")
+        return torch.cat([theta.new_empty(0), *(value.flatten() for value in found.values())])
 
-    try:
-        columns = [(at(theta + e) - at(theta - e)) / 2 for e in torch.eye(len(theta)).to(theta)]
-    finally:
-        vector_to_parameters(theta, model.parameters())
+    columns = [(at(theta + e) - at(theta - e)) / 2 for e in torch.eye(len(theta)).to(theta)]
     return torch.stack(columns, dim=1)
+
+
+def _check_input(model: nn.Module, shape: Sequence[int]) -> None:
+    """Find out before anything is drawn that the model does not take such inputs."""
+    try:
+        sizes = tuple(shape)
+        fits = all(type(size) is int and size > 0 for size in sizes)
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"input_shape must be sizes above 0, such as (3,), got {shape!r}")
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *sizes, dtype=torch.float64))
+    except RuntimeError as error:
+        raise ValueError(
+            f"input_shape: the model cannot be applied to an input of shape (1, "
+            f"{', '.join(map(str, sizes))}): {error}"
+        ) from error
 
 
 def _bracket(f: _Field, g: _Field) -> _Field:

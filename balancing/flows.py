@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from balancing import _rows
 from balancing._rows import Rows
-from balancing._validate import at_least_zero, exponents
+from balancing._validate import a_module, at_least_zero, exponents
 from balancing.graph import RescalingGraph, trace
 
 __all__ = ["gradient_flow", "share_velocity", "weight_balancing_flow"]
@@ -44,9 +44,12 @@ def gradient_flow(
         not depend on it. Zero for a parameter that does not require a gradient.
 
     Raises:
-        ValueError: ``weight_decay`` is negative or not finite.
+        TypeError: ``model`` is no module, or ``loss`` no tensor.
+        ValueError: ``weight_decay`` is negative or not finite, or ``loss`` is no real scalar that
+            was computed from tensors that require a gradient.
     """
     decay = at_least_zero("weight_decay", weight_decay)
+    a_module("model", model)
     found = gradients(model, loss)
     result = {}
     for name, parameter in model.named_parameters():
@@ -94,8 +97,10 @@ def weight_balancing_flow(
         units that they belong to lose their conservation law.
 
     Raises:
-        ValueError: p or q is not above 0, ``weight_decay`` is negative, or a weight is NaN or
-            infinite (named).
+        TypeError: ``model`` is neither a module nor a graph, or ``loss`` no tensor.
+        ValueError: p or q is not above 0, ``weight_decay`` is negative, a weight is NaN or
+            infinite (named), or ``loss`` is no real scalar that was computed from tensors that
+            require a gradient.
         NotHomogeneousError: the model cannot be traced.
     """
     p, q = exponents(p, q)
@@ -136,8 +141,10 @@ def share_velocity(
         that requires a gradient.
 
     Raises:
-        ValueError: p or q is not above 0, ``weight_decay`` is negative, or a weight is NaN or
-            infinite (named).
+        TypeError: ``model`` is neither a module nor a graph, or ``loss`` no tensor.
+        ValueError: p or q is not above 0, ``weight_decay`` is negative, a weight is NaN or
+            infinite (named), or ``loss`` is no real scalar that was computed from tensors that
+            require a gradient.
         NotHomogeneousError: the model cannot be traced.
     """
     p, q = exponents(p, q)
@@ -150,8 +157,25 @@ def share_velocity(
 
 
 def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
-    """The gradient of every parameter that requires one, by name."""
+    """The gradient of every parameter that requires one, by name.
+
+    Raises:
+        TypeError, ValueError: as :func:`gradient_flow`.
+    """
     named = {name: w for name, w in model.named_parameters() if w.requires_grad}
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"the loss must be a tensor with one number, got {type(loss).__name__}")
+    if loss.numel() != 1 or not loss.is_floating_point():
+        raise ValueError(
+            f"the loss must be one real number, got shape {tuple(loss.shape)}, {loss.dtype}"
+        )
+    if not named:
+        return {}
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss must be computed from the model's parameters with gradients on; it requires "
+            "no gradient"
+        )
     found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
     return dict(zip(named, found, strict=True))
 

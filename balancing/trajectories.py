@@ -18,10 +18,19 @@ import torch
 from numpy.typing import NDArray
 from scipy.integrate import DOP853
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import vector_to_parameters
 
 from balancing._rows import Coordinates, Dual, Rows, coordinates
-from balancing._validate import at_least_zero, exponents
+from balancing._validate import (
+    a_copy,
+    a_function,
+    a_module,
+    as_vector,
+    at_least_zero,
+    exponents,
+    float64_parameters,
+    number,
+)
 from balancing.flows import gradients
 from balancing.graph import RescalingGraph, trace
 
@@ -50,7 +59,16 @@ class Trajectory:
     _model: nn.Module
 
     def model(self, index: int) -> nn.Module:
-        """A copy of the network with its weights at ``times[index]``."""
+        """A copy of the network with its weights at ``times[index]``.
+
+        Raises:
+            TypeError: ``index`` is no whole number.
+            IndexError: it is not among those of ``times``.
+        """
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
+            raise TypeError(f"index must be a whole number, got {index!r}")
+        if not -len(self.times) <= index < len(self.times):
+            raise IndexError(f"index must be below {len(self.times)}, got {index}")
         copied = copy.deepcopy(self._model)
         vector_to_parameters(self.states[index].clone(), copied.parameters())
         return copied
@@ -60,8 +78,16 @@ class Trajectory:
 
         ``quantity`` maps a model to named tensors, as
         :func:`~balancing.unit_invariants` does.
+
+        Raises:
+            TypeError: ``quantity`` is no function, or returns something else.
         """
+        a_function("quantity", quantity)
         rows = [quantity(self.model(index)) for index in range(len(self.times))]
+        if not all(isinstance(row, dict) for row in rows) or not all(
+            isinstance(value, Tensor) for row in rows for value in row.values()
+        ):
+            raise TypeError("quantity must return a dict of tensors")
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -105,9 +131,13 @@ def integrate_flow(
             return the trajectory until then.
 
     Raises:
-        ValueError: a parameter is not float64 (named) or not finite, the times do not increase,
-            p or q is not above 0, q is given without p, ``weight_decay`` is negative, or
-            ``on_sliding`` is neither of the two words.
+        TypeError: ``model`` is no module, ``loss_fn`` no function, or what it returns no tensor.
+        ValueError: a parameter is not float64 (named) or not finite, or none requires a gradient;
+            the model cannot be copied; the loss is no real scalar, does not depend on the
+            parameters, or has a gradient that is NaN or infinite at the start; the times do not
+            increase; p or q is not above 0, or q is given without p; ``weight_decay`` or ``atol``
+            is negative or infinite, ``rtol`` is not above 0, or ``on_sliding`` is neither of the
+            two words.
         NotHomogeneousError: with ``p``, the model cannot be traced.
         RuntimeError: the flow slides, or the integrator cannot reach its tolerance.
     """
@@ -115,16 +145,14 @@ def integrate_flow(
         raise ValueError(f"q = {q!r} needs p; without p this is gradient flow")
     balanced = None if p is None else exponents(p, q)
     decay = at_least_zero("weight_decay", weight_decay)
-    network = model.model if isinstance(model, RescalingGraph) else model
-    for name, parameter in network.named_parameters():
-        if parameter.dtype != torch.float64:
-            raise ValueError(
-                f"parameter '{name}' is {parameter.dtype}; a tight tolerance needs float64: "
-                "call model.double() first"
-            )
-        if not torch.isfinite(parameter).all():
-            raise ValueError(f"parameter '{name}' has NaN or infinite entries")
-    grid = np.asarray(times, dtype=np.float64)
+    rtol = number("rtol", rtol, "finite and above 0", lambda value: 0 < value < np.inf)
+    atol = at_least_zero("atol", atol)
+    a_function("loss_fn", loss_fn)
+    network = a_module("model", model.model if isinstance(model, RescalingGraph) else model)
+    float64_parameters(network)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError("no parameter requires a gradient, so nothing would move")
+    grid = _as_times(times)
     if (
         grid.ndim != 1
         or len(grid) < 2
@@ -137,6 +165,10 @@ def integrate_flow(
     start = moving.state()
     absolute = atol * moving.scales()
     solver = DOP853(moving.velocity, grid[0], start, grid[-1], rtol=rtol, atol=absolute)
+    if not np.isfinite(solver.f).all():  # the integrator would look for a step without end
+        raise ValueError(
+            "loss_fn has NaN or infinite gradients at the model's weights; they must be finite"
+        )
     reached, states = [grid[0]], [start]
     recent = deque([-np.inf], maxlen=_SLIDING_STEPS)  # the times of the last steps
     least = _SLIDING_PART * (grid[-1] - grid[0])
@@ -162,7 +194,7 @@ def integrate_flow(
     vectors, losses = [], []
     for index, state in enumerate(states):
         moving.place(state if index else None)
-        vectors.append(parameters_to_vector(moving.network.parameters()).detach())
+        vectors.append(as_vector(moving.network))
         losses.append(loss_fn(moving.network).detach())
     return Trajectory(
         times=torch.tensor(np.array(reached)),
@@ -172,6 +204,16 @@ def integrate_flow(
         sliding=sliding,
         _model=copy.deepcopy(network),
     )
+
+
+def _as_times(times: Sequence[float] | Tensor) -> NDArray[np.float64]:
+    """An array, or an empty one of what is no list of numbers."""
+    try:
+        if isinstance(times, Tensor):
+            times = times.detach().cpu()
+        return np.asarray(times, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        return np.empty(0)
 
 
 # Where the flow crosses a kink, the step shrinks to about the tolerance and grows tenfold a step
@@ -199,10 +241,10 @@ class _Moving:
         self.rows: list[tuple[Rows, Coordinates]] = []
         if balanced is None:
             network = model.model if isinstance(model, RescalingGraph) else model
-            self.network = copy.deepcopy(network)
+            self.network = a_copy(network)
             self.speed, self.decay_of_others = 1.0, decay
         else:
-            graph = copy.deepcopy(trace(model))
+            graph = a_copy(trace(model))
             self.network = graph.model
             self.speed, self.decay_of_others = 1 / balanced[0], 0.0
         named = self.network.named_parameters()
