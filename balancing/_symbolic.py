@@ -60,6 +60,12 @@ def recordings(model: nn.Module, example: Tensor | tuple[Any, ...] | None) -> li
             found.append(traced)
     if example is not None:
         values = [value for value in inputs if value is not None]
+        read = [node.target for node in found[0].graph.nodes if node.op == "placeholder"]
+        if len(values) > len(read) and not any(str(name).startswith("*") for name in read):
+            raise ValueError(
+                f"the network cannot be applied to the example_input, which holds {len(values)} "
+                f"inputs: it takes {len(read)}"
+            )
         _find_shapes(found[0], values)
         for traced in found[1:]:
             # what an example does not fit in the other mode, as a batch of one, tells no shapes

@@ -516,6 +516,7 @@ class Builder(Groups):
         self.check_parameters(module)
         if read == 0 or size == 0:
             raise Unsupported("it has no weights: one of its widths is 0")
+        self.check_shapes(module, read, size)
         stream = self.read_by(node)
         rank = stream.layout.rank
         if not linear:
@@ -692,6 +693,23 @@ class Builder(Groups):
                 )
             if is_lazy(tensor):
                 raise Unsupported("its size is not known yet; run the model on an input first")
+            if tensor.layout != torch.strided:
+                raise Unsupported(f"its {kind} is sparse; make it dense first")
+
+    @staticmethod
+    def check_shapes(module: Any, read: int, size: int) -> None:
+        """Refuse a layer whose parameters were replaced by others of another shape."""
+        transposed = isinstance(module, _TRANSPOSED)
+        groups, taps = getattr(module, "groups", 1), getattr(module, "kernel_size", ())
+        expected = (read, size // groups, *taps) if transposed else (size, read // groups, *taps)
+        if module.weight.shape != expected:
+            raise Unsupported(
+                f"its weight has shape {tuple(module.weight.shape)}, but its sizes say {expected}"
+            )
+        if module.bias is not None and module.bias.shape != (size,):
+            raise Unsupported(
+                f"its bias has shape {tuple(module.bias.shape)}, but its sizes say ({size},)"
+            )
 
     def resolve(self, segments: tuple[Segment, ...], read: int) -> tuple[Segment, ...]:
         """Fill in sizes and repeats from the number of columns that a layer reads."""
@@ -769,7 +787,7 @@ class _Memory:
 
     def place(self, tensor: Tensor) -> int:
         """A number for where a tensor lies."""
-        start = 0 if is_lazy(tensor) else tensor.data_ptr()
+        start = 0 if is_lazy(tensor) or tensor.layout != torch.strided else tensor.data_ptr()
         index = bisect.bisect(self.starts, start) - 1
         if start and index >= 0 and start < self.ends[index]:
             return self.starts[index]

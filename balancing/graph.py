@@ -16,9 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from balancing._validate import all_finite
+from balancing._validate import a_module, all_finite
 
 __all__ = ["Edge", "Group", "NotHomogeneousError", "RescalingGraph", "Source", "trace"]
+
+
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class NotHomogeneousError(ValueError):
@@ -173,24 +176,35 @@ class RescalingGraph:
         """Current biases of an edge, shape (target units,), or None."""
         return None if edge.bias is None else self.model.get_parameter(edge.bias)
 
+    def check_real(self) -> None:
+        """Raise ValueError, naming the parameter, if a weight or bias has no real values.
+
+        One on the meta device has none, and one that is complex or of whole numbers, or in a format
+        of eight bits, none that can be computed with.
+        """
+        for edge in self.edges:
+            for name in filter(None, (edge.weight, edge.bias)):
+                parameter = self.model.get_parameter(name)
+                if parameter.is_meta:
+                    raise ValueError(f"parameter '{name}' has no values: it is on the meta device")
+                if parameter.dtype not in _REAL:
+                    raise ValueError(
+                        f"parameter '{name}' is {parameter.dtype}; weights must be real, of a "
+                        "floating-point dtype of at least 16 bits"
+                    )
+
     def check_finite(self, *, weights: bool = True) -> None:
         """Raise ValueError, naming the parameter, if a weight or bias is NaN or infinite.
 
-        Or if it has no real values to speak of: a complex parameter, or one on the meta device.
+        Or if it has no real values, as :meth:`check_real` says.
 
         Args:
             weights: whether to look for NaN and infinity in the weights, too, or in biases alone.
         """
+        self.check_real()
         for edge in self.edges:
             for name in filter(None, (edge.weight, edge.bias)):
                 parameter = self.model.get_parameter(name).detach()
-                if parameter.is_meta:
-                    raise ValueError(f"parameter '{name}' has no values: it is on the meta device")
-                if not parameter.is_floating_point():
-                    raise ValueError(
-                        f"parameter '{name}' is {parameter.dtype}; weights must be real, of a "
-                        "floating-point dtype"
-                    )
                 if (weights or name == edge.bias) and not all_finite(parameter):
                     bad = int((~torch.isfinite(parameter)).sum())
                     raise ValueError(
@@ -300,7 +314,8 @@ def trace(
         NotHomogeneousError: an activation is not positively homogeneous (GELU, sigmoid, ...), an
             operation is not supported, or torch.fx cannot trace the model (the message names the
             line). The model is not changed: what ``forward`` stores on modules is undone.
-        TypeError: ``model`` is neither a module nor a graph.
+        TypeError: ``model`` is neither a module nor a graph, or its class forgot
+            ``super().__init__()``.
         ValueError: ``on_unsupported`` is neither of the two words, or the network cannot be applied
             to ``example_input``.
     """
@@ -310,6 +325,7 @@ def trace(
         raise TypeError(
             f"model must be a torch.nn.Module or a RescalingGraph, got {type(model).__name__}"
         )
+    a_module("model", model)
     if on_unsupported not in ("raise", "freeze"):
         raise ValueError(f"on_unsupported must be 'raise' or 'freeze', got {on_unsupported!r}")
     from balancing._tracing import Builder  # it needs the classes above

@@ -87,11 +87,14 @@ def lpq_norm(model: nn.Module | RescalingGraph, p: float = 2, q: float | None = 
         Scalar float64 tensor.
 
     Raises:
-        ValueError: p or q is not above 0, or a weight is NaN or infinite (named).
+        ValueError: p or q is not above 0, a weight is NaN, infinite or not real (named), or the
+            result leaves the range of float64.
         NotHomogeneousError: the model cannot be traced.
+        TypeError: ``model`` is neither a module nor a graph.
     """
     p, q = exponents(p, q)
     graph = trace(model)
+    graph.check_real()
     rows = list(_rows(graph, p, bias=False))
     if not rows:  # a network may have no weights
         return torch.zeros((), dtype=torch.float64)
@@ -99,9 +102,13 @@ def lpq_norm(model: nn.Module | RescalingGraph, p: float = 2, q: float | None = 
     largest = norms.detach().max()
     if not torch.isfinite(largest):
         graph.check_finite()
+        raise _out_of_range(p, q)
     if largest == 0:
         return norms.sum()
-    return largest * _positive_power(norms / largest, q).sum() ** (1 / q)
+    norm: Tensor = largest * _positive_power(norms / largest, q).sum() ** (1 / q)
+    if not torch.isfinite(norm.detach()):
+        raise _out_of_range(p, q)
+    return norm
 
 
 @torch.no_grad()
@@ -123,11 +130,14 @@ def shares(
         with ``bias=True``. The sum over all entries is :math:`\|W\|_{p,q}^q`.
 
     Raises:
-        ValueError: p or q is not above 0, or a weight is NaN or infinite (named).
+        ValueError: p or q is not above 0, a weight is NaN, infinite or not real (named), or the
+            result leaves the range of float64.
         NotHomogeneousError: the model cannot be traced.
+        TypeError: ``model`` is neither a module nor a graph.
     """
     p, q = exponents(p, q)
     graph = trace(model)
+    graph.check_real()
     result: dict[str, Tensor] = {}
     for rows in _rows(graph, p, bias=bias):
         edge, total = rows.edge, rows.norm**q
@@ -136,7 +146,7 @@ def shares(
         result[edge.weight] = edge.like_weight(weight).reshape(shape)
         if rows.bias is not None and edge.bias is not None:
             result[edge.bias] = _positive_power(rows.bias, p) * total
-    _check(graph, result)
+    _check(graph, result, p, q)
     return result
 
 
@@ -163,11 +173,14 @@ def imbalance(
         per hidden unit.
 
     Raises:
-        ValueError: p or q is not above 0, or a weight is NaN or infinite (named).
+        ValueError: p or q is not above 0, a weight is NaN, infinite or not real (named), or the
+            result leaves the range of float64.
         NotHomogeneousError: the model cannot be traced.
+        TypeError: ``model`` is neither a module nor a graph.
     """
     p, q = exponents(p, q)
     graph = trace(model)
+    graph.check_real()
     hidden = graph.hidden
     result: dict[str, Tensor] = {}
     sums = _entrywise_sums(graph, p, bias=bias) if p == q else _row_sums(graph, p, q, bias=bias)
@@ -177,7 +190,7 @@ def imbalance(
         for source, out in edge.by_source(columns):
             if source in hidden:
                 result[source] = result.get(source, 0) - out
-    _check(graph, result)
+    _check(graph, result, p, q)
     return {
         # a group may have no weights at all on one side, or on both
         name: result.get(name, torch.zeros(group.size, dtype=torch.float64))
@@ -209,7 +222,15 @@ def _entrywise_sums(
         yield edge, into, power.sum((1, 3)).flatten()
 
 
-def _check(graph: RescalingGraph, result: dict[str, Tensor]) -> None:
+def _check(graph: RescalingGraph, result: dict[str, Tensor], p: float, q: float) -> None:
     """Look for a NaN or infinite weight only when the outcome shows that there may be one."""
     if not all(bool(torch.isfinite(value).all()) for value in result.values()):
         graph.check_finite()
+        raise _out_of_range(p, q)
+
+
+def _out_of_range(p: float, q: float) -> ValueError:
+    return ValueError(
+        f"for p = {p:g} and q = {q:g} the powers of these weights leave the range of float64; "
+        "take exponents nearer to 1, or bring the weights nearer to 1"
+    )
