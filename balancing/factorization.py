@@ -13,13 +13,17 @@ The penalty of (3) is stated by the paper; the factor 1/2 of (2) is recalled.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import pandas as pd
 import torch
 from torch import Tensor
+
+from balancing._validate import a_generator
 
 __all__ = ["FactorizationResult", "factorize"]
 
@@ -81,6 +85,7 @@ def factorize(
         record_every: iterations between the rows of the history.
 
     Raises:
+        TypeError: ``generator`` is no generator.
         ValueError: an argument outside of what is said above, or a step function that returns
             something else than a finite number above 0; the message names it.
         FloatingPointError: the descent diverged; the message names the iteration and the step.
@@ -101,11 +106,14 @@ def factorize(
             "init_scale must be a finite number above 0, or a pair of them for U and V, "
             f"got {init_scale!r}"
         )
-    if balance_penalty != 0 and not _is_positive(balance_penalty):
+    if not (
+        _is_positive(balance_penalty) or (_is_number(balance_penalty) and balance_penalty == 0)
+    ):
         raise ValueError(f"balance_penalty must be finite and at least 0, got {balance_penalty!r}")
     if not callable(step) and not _is_positive(step):
         raise ValueError(f"step must be finite and above 0, or a function, got {step!r}")
 
+    a_generator(generator)
     U, V = target.new_empty(d1, rank), target.new_empty(d2, rank)
     for factor, scale in zip((U, V), scales, strict=True):
         factor.normal_(0.0, scale, generator=generator)
@@ -159,7 +167,12 @@ def _threads_for(multiplications: int) -> Iterator[None]:
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    # a Python int may be larger than any float
+    return _is_number(value) and 0 < value <= sys.float_info.max
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _matrix(target: Tensor) -> Tensor:
@@ -170,6 +183,8 @@ def _matrix(target: Tensor) -> Tensor:
             "target must be a non-empty matrix of a floating dtype, got shape "
             f"{tuple(target.shape)} and dtype {target.dtype}"
         )
+    if target.is_meta or target.layout != torch.strided:
+        raise ValueError("target must be dense and have values; it is sparse or on the meta device")
     if not bool(target.isfinite().all()):
         raise ValueError("target must be finite, got NaN or infinite entries")
     return target.detach().to(torch.float64).contiguous()
