@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from balancing._restoring import Imbalance
 from balancing._steps import Layer, Step
-from balancing._validate import at_least_zero, exponents, number
+from balancing._validate import a_function, at_least_zero, exponents, number
 from balancing.graph import RescalingGraph, trace
 
 __all__ = ["WeightBalancingDescent"]
@@ -76,6 +76,7 @@ class WeightBalancingDescent(torch.optim.Optimizer):
         ValueError: an argument is out of range, a weight is NaN or infinite (named), or there is
             no hidden unit to balance.
         NotHomogeneousError: the model cannot be traced.
+        TypeError: ``model`` is neither a module nor a graph.
 
     Warns:
         UserWarning: p <= 1 and a weight or bias tensor is zero, so that it would stay so.
@@ -93,7 +94,7 @@ class WeightBalancingDescent(torch.optim.Optimizer):
     ) -> None:
         self.p, self.q = exponents(p, q)
         lr, decay = at_least_zero("lr", lr), at_least_zero("weight_decay", weight_decay)
-        tol = number("tol", tol, "a number above 0", lambda value: value > 0)
+        tol = _tolerance(tol)
         graph = trace(model)
         graph.check_finite()
         self._model = graph.model
@@ -138,6 +139,7 @@ class WeightBalancingDescent(torch.optim.Optimizer):
             What the closure returned, or None.
 
         Raises:
+            TypeError: ``closure`` is no function.
             ValueError: a gradient is NaN, infinite or sparse (named), a setting in
                 ``param_groups`` is out of range, or the model's parameters are no longer those
                 that the optimizer was made for.
@@ -149,13 +151,14 @@ class WeightBalancingDescent(torch.optim.Optimizer):
         """
         loss = None
         if closure is not None:
+            a_function("closure", closure)
             with torch.enable_grad():
                 loss = closure()
         self._check_parameters()
         if all(w.grad is None for w in self._named.values()):
             return loss
         [group] = self.param_groups
-        lr, tol = at_least_zero("lr", group["lr"]), float(group["tol"])
+        lr, tol = at_least_zero("lr", group["lr"]), _tolerance(group["tol"])
         dt = self.p * lr
         steps = [self._start(layer) for layer in self._layers]
         gradients = [[self._gradient(name) for name in layer.names] for layer in self._layers]
@@ -201,25 +204,45 @@ class WeightBalancingDescent(torch.optim.Optimizer):
         """Take up what :meth:`state_dict` returned; the model loads its weights by itself.
 
         Raises:
+            TypeError: it is no dict.
             ValueError: it is the state of another kind of optimizer, for other exponents, or for
-                another network. Nothing is changed then.
+                another network, or parts of it are missing or damaged. Nothing is changed then.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be a dict, got {type(state_dict).__name__}")
         balance = state_dict.get("balance")
         if balance is None:
             raise ValueError("this is not the state of a WeightBalancingDescent")
+        parts = ("p", "q", "time", "target")
+        if not (
+            isinstance(balance, Mapping)
+            and isinstance(balance.get("target"), Mapping)
+            and all(part in balance for part in parts)
+            and "param_groups" in state_dict
+            and "state" in state_dict
+        ):
+            raise ValueError(
+                "state_dict must be what state_dict() returned: 'state', 'param_groups' and "
+                f"'balance', with {', '.join(parts)}"
+            )
+        time = at_least_zero("time", balance["time"])
         if (balance["p"], balance["q"]) != (self.p, self.q):
             raise ValueError(
                 f"the state is for p = {balance['p']:g}, q = {balance['q']:g}, this optimizer for "
                 f"p = {self.p:g}, q = {self.q:g}"
             )
         target: dict[str, Tensor] = balance["target"]
+        if not all(isinstance(each, Tensor) and each.dim() == 1 for each in target.values()) or any(
+            each.is_meta or not bool(each.isfinite().all()) for each in target.values()
+        ):
+            raise ValueError("state_dict: 'target' must hold vectors of finite numbers")
         sizes = {name: len(each) for name, each in target.items()}
         if sizes != {name: units.stop - units.start for name, units in self._units.items()}:
             raise ValueError(f"the state is for another network, with the hidden units {sizes}")
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "balance"})
         for name, units in self._units.items():
             self._target[units] = target[name].to(self._target)
-        self.time = balance["time"]
+        self.time = time
 
     def __getstate__(self) -> dict[str, Any]:
         """All of it, so that ``copy.deepcopy((model, optimizer))`` gives a pair that works."""
@@ -274,6 +297,10 @@ class WeightBalancingDescent(torch.optim.Optimizer):
             f"of weights for p = {self.p:g} and q = {self.q:g}; take a smaller lr, or bring the "
             "weights nearer to 1"
         )
+
+
+def _tolerance(value: object) -> float:
+    return number("tol", value, "a number above 0", lambda value: value > 0)
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -40,6 +40,7 @@ def unit_invariants(model: nn.Module | RescalingGraph, *, bias: bool = True) -> 
     Raises:
         ValueError: a weight is NaN or infinite (named).
         NotHomogeneousError: the model cannot be traced.
+        TypeError: ``model`` is neither a module nor a graph.
     """
     return imbalance(model, 2, 2, bias=bias)
 
@@ -55,6 +56,7 @@ def layer_invariants(model: nn.Module | RescalingGraph, *, bias: bool = True) ->
     Raises:
         ValueError: a weight is NaN or infinite (named).
         NotHomogeneousError: the model cannot be traced.
+        TypeError: ``model`` is neither a module nor a graph.
     """
     return {name: value.sum() for name, value in unit_invariants(model, bias=bias).items()}
 
@@ -81,6 +83,8 @@ def matrix_invariants(
         Group name -> symmetric float64 tensor of shape (units, units), in squared weight units.
 
     Raises:
+        TypeError: ``model`` is neither a module nor a graph, or ``groups`` no collection of
+            names.
         ValueError: a named group is unknown, frozen or not linear; or none is named and the
             network has no linear hidden group; or a weight is NaN or infinite (named).
         NotHomogeneousError: the model cannot be traced.
@@ -88,8 +92,10 @@ def matrix_invariants(
     graph = trace(model)
     hidden = graph.hidden
     linear = _linear_groups(graph)
+    if groups is not None and (isinstance(groups, str) or not isinstance(groups, Iterable)):
+        raise TypeError(f"groups must be a collection of names or None, got {groups!r}")
     names = linear if groups is None else list(groups)
-    if not names:
+    if not (names or linear):
         raise ValueError(
             "no hidden group has a linear activation, so no matrix is conserved; "
             "unit_invariants holds for every activation here"
@@ -169,6 +175,8 @@ class InvariantMonitor:
         quantities: any of ``"unit"``, ``"layer"`` and ``"matrix"``.
 
     Raises:
+        TypeError: ``model`` is neither a module nor a graph, or ``quantities`` no collection of
+            names.
         ValueError: ``every`` is below 1, a quantity is unknown, or ``"matrix"`` is asked for
             and no hidden group is linear.
         NotHomogeneousError: the model cannot be traced.
@@ -183,8 +191,11 @@ class InvariantMonitor:
     ) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"every must be a whole number of at least 1, got {every!r}")
+        if not isinstance(quantities, Iterable):
+            raise TypeError(f"quantities must be a collection of names, got {quantities!r}")
+        quantities = list(quantities)
         for quantity in quantities:
-            if quantity not in _QUANTITIES:
+            if quantity not in list(_QUANTITIES):
                 raise ValueError(
                     f"unknown quantity {quantity!r}; choose from {', '.join(_QUANTITIES)}"
                 )
