@@ -64,7 +64,7 @@ def editions() -> dict[str, Edition]:
 
 
 def copy_notebooks(
-    folder: Path,
+    folder: Path | str,
     edition: str = "student",
     chapters: Iterable[str] = (),
     *,
@@ -86,9 +86,18 @@ def copy_notebooks(
         The notebooks of the chapters in ``folder``.
 
     Raises:
+        TypeError: ``edition`` is no text, ``chapters`` is a single text, or holds something else
+            than texts.
         ValueError: There is no such edition or chapter; the message names those that there are.
         FileExistsError: A file that differs would be replaced; nothing was written.
+        OSError: The folder cannot be made or written to.
     """
+    folder = Path(folder)
+    if isinstance(chapters, str) or not isinstance(chapters, Iterable):
+        raise TypeError(f"chapters must be a list of numbers or names, got {chapters!r}")
+    chapters = list(chapters)
+    if not all(isinstance(each, str) for each in chapters):
+        raise TypeError(f"chapters must be texts, such as '09', got {chapters!r}")
     chosen = _edition(edition)
     notebooks = {path.name: path for path in _chosen(chosen, chapters)}
     wanted = {folder / place: path for place, path in (notebooks | chosen.others).items()}
@@ -111,6 +120,8 @@ def copy_notebooks(
 
 def _edition(name: str) -> Edition:
     there = editions()
+    if not isinstance(name, str):
+        raise TypeError(f"edition must be a text, got {name!r}")
     if name in there:
         return there[name]
     if name in _BUILT and not _CARRIED.is_dir() and (_CLONE / "Makefile").is_file():

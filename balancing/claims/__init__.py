@@ -70,15 +70,31 @@ def evaluate(
     Returns:
         One row a claim: id, paper, where, statement, status, measured, value, low, high, verdict
         (``"holds"``, ``"fails"`` or ``"not run"``).
+
+    Raises:
+        TypeError: ``claims`` holds something else than claims.
+        ValueError: a recorded table is damaged or lacks a column (the message names the file).
+        OSError: it cannot be read.
     """
     chosen = LEDGER if claims is None else tuple(claims)
+    for claim in chosen:
+        if not isinstance(claim, Claim):
+            raise TypeError(f"claims must be Claim objects, got {claim!r}")
     rows = []
     for claim in bar(chosen, "claims", progress):
         table = _recorded(results, claim.experiment) if claim.experiment else None
         if claim.experiment and table is None:
             value, verdict = float("nan"), "not run"
         else:
-            value = claim.check() if table is None else claim.check(table)
+            try:
+                value = claim.check() if table is None else claim.check(table)
+            except (KeyError, IndexError) as error:
+                if table is None:
+                    raise
+                raise ValueError(
+                    f"the recorded table '{claim.experiment}.csv' does not have what the claim "
+                    f"{claim.id} reads ({error!r}); record it again"
+                ) from error
             low, high = claim.accept
             verdict = "holds" if low <= value <= high else "fails"
         rows.append(
@@ -103,7 +119,16 @@ def _recorded(results: Path | str | None, experiment: str) -> pd.DataFrame | Non
 
 
 def to_markdown(report: pd.DataFrame) -> str:
-    """Render the outcome of :func:`evaluate` as a Markdown table with typeset formulas."""
+    """Render the outcome of :func:`evaluate` as a Markdown table with typeset formulas.
+
+    Raises:
+        TypeError: ``report`` is no DataFrame.
+        ValueError: it lacks a column.
+    """
+    if not isinstance(report, pd.DataFrame):
+        raise TypeError(f"report must be what evaluate() returned, got {type(report).__name__}")
+    if missing := [name for name in _COLUMNS if name not in report]:
+        raise ValueError(f"report must be what evaluate() returned; it lacks '{missing[0]}'")
     lines = ["| Claim | Status | Measured | Accepted | Verdict |", "|---|---|---|---|---|"]
     for row in report.to_dict("records"):
         value = "–" if row["verdict"] == "not run" else _tex(row["value"])

@@ -83,7 +83,8 @@ def recorded(folder: Path, name: str) -> pd.DataFrame | None:
     """The table that :func:`record` has written; None if there is none.
 
     Raises:
-        OSError: the file is not what was written, or no table; the message says what to do.
+        ValueError: the file is not what was written, or no table; the message says what to do.
+        OSError: it cannot be read.
     """
     path = folder / f"{name}.csv"
     if not path.exists():
@@ -94,10 +95,10 @@ def recorded(folder: Path, name: str) -> pd.DataFrame | None:
         try:
             wanted = json.loads(provenance.read_bytes()).get("sha256")
         except (ValueError, AttributeError) as error:
-            raise OSError(f"'{provenance}' is damaged ({error}); {remedy}") from error
+            raise ValueError(f"'{provenance}' is damaged ({error}); {remedy}") from error
         if wanted not in (None, hashlib.sha256(content).hexdigest()):
-            raise OSError(f"'{path}' is damaged: not what '{provenance}' belongs to; {remedy}")
+            raise ValueError(f"'{path}' is damaged: not what '{provenance}' belongs to; {remedy}")
     try:
         return pd.read_csv(io.BytesIO(content))
     except ValueError as error:  # pandas' own are among them, and wrong bytes
-        raise OSError(f"'{path}' is damaged ({error}); {remedy}") from error
+        raise ValueError(f"'{path}' is damaged ({error}); {remedy}") from error

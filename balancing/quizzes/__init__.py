@@ -74,15 +74,17 @@ class Quiz:
     questions: tuple[Question, ...]
 
     @classmethod
-    def read(cls, path: Path) -> Quiz:
+    def read(cls, path: Path | str) -> Quiz:
         """The quiz of the chapter that the file is named after.
 
         Raises:
             ValueError: the file is not as it should be; the message says where and why.
+            OSError: it cannot be read.
         """
+        path = Path(path)
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path.name}: {error}") from None
         _check_keys(data, {"question"}, set(), path.name)
         entries = data["question"]

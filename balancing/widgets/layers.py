@@ -38,7 +38,8 @@ class Layers(Explorer):
         iteration: what is shown is the last row at or before it.
 
     Raises:
-        ValueError: the table lacks one of the initializations.
+        TypeError: ``table`` or ``drift`` is no DataFrame.
+        ValueError: the table lacks one of the initializations, or either of them a column.
     """
 
     title = "scrub through the training of three layers"
@@ -50,6 +51,13 @@ class Layers(Explorer):
     def __init__(
         self, table: pd.DataFrame, drift: pd.DataFrame | None = None, **state: Any
     ) -> None:
+        for name, given in (("table", table), ("drift", drift)):
+            if given is None and name == "drift":
+                continue
+            if not isinstance(given, pd.DataFrame):
+                raise TypeError(f"{name} must be a pandas DataFrame, got {type(given).__name__}")
+            if missing := [c for c in ("init", "step", "iteration", *_COLUMNS) if c not in given]:
+                raise ValueError(f"{name} must have the column '{missing[0]}'")
         inits = sorted(set(table["init"]))
         if inits != ["balanced", "unbalanced"]:
             raise ValueError(f"table must have a balanced and an unbalanced run, got {inits}")
@@ -61,8 +69,19 @@ class Layers(Explorer):
 
     @classmethod
     def recorded(cls, folder: Path | str, **state: Any) -> Layers:
-        """The runs that ``balancing reproduce du2018`` recorded in a folder."""
-        tables = (pd.read_csv(Path(folder) / f"du2018.{name}.csv") for name in ("figure2", "drift"))
+        """The runs that ``balancing reproduce du2018`` recorded in a folder.
+
+        Raises:
+            ValueError: a table is damaged (the message names the file) or lacks a column.
+            OSError: it cannot be read.
+        """
+        tables = []
+        for name in ("figure2", "drift"):
+            path = Path(folder) / f"du2018.{name}.csv"
+            try:
+                tables.append(pd.read_csv(path))
+            except ValueError as error:
+                raise ValueError(f"cannot read '{path}' as a table: {error}") from error
         return cls(*tables, **state)
 
     def still(self) -> tuple[Figure, str]:

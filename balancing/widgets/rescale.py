@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from typing import Any
 
 import torch
@@ -58,8 +59,11 @@ class Rescale(Explorer):
     def _check_factors(self, proposal: Any) -> Any:
         given = proposal["value"]
         sizes = [len(matrix) for matrix in self.weights[:-1]]
-        if [len(layer) for layer in given] != sizes:
+        is_nested = all(isinstance(layer, (list, tuple)) for layer in given)
+        if not is_nested or [len(layer) for layer in given] != sizes:
             raise TraitError(f"factors must be lists of {sizes} numbers, got {given}")
+        if not all(isinstance(a, numbers.Real) for a in itertools.chain(*given)):
+            raise TraitError(f"factors must be numbers, got {given}")
         if not all(0 < a < math.inf for a in itertools.chain(*given)):
             raise TraitError(f"factors must be finite and above 0, got {given}")
         return given
