@@ -1,9 +1,10 @@
 """The book's figures: one style, one function a figure, each from a table or tensors.
 
-Functions return a matplotlib Figure. :func:`show` displays it in a notebook in two forms: an SVG
-whose text and axes take the page's own colour, so that it is at home on light and dark pages, and
-a PNG for every other viewer. Lines differ in dash as well as in colour, for readers without
-colour.
+Functions return a matplotlib Figure. They raise TypeError for an argument of another kind, such as
+a text where a table is asked for, and ValueError for a table without a column that they read.
+:func:`show` displays a figure in a notebook in two forms: an SVG whose text and axes take the
+page's own colour, so that it is at home on light and dark pages, and a PNG for every other viewer.
+Lines differ in dash as well as in colour, for readers without colour.
 """
 
 from balancing.plots._style import FigureOutput, show

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import functools
+import inspect
 import io
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from balancing.plots._svg import inline_svg
 
@@ -66,6 +71,10 @@ class FigureOutput:
     """A figure as a notebook shows it; made by :func:`show`."""
 
     def __init__(self, figure: Figure, alt: str) -> None:
+        if not isinstance(figure, Figure):
+            raise TypeError(f"figure must be a matplotlib Figure, got {type(figure).__name__}")
+        if not isinstance(alt, str):
+            raise TypeError(f"alt must be a text, got {type(alt).__name__}")
         self._alt = alt
         with mpl.rc_context(_STYLE):
             vector, raster = io.StringIO(), io.BytesIO()
@@ -94,22 +103,47 @@ def show(figure: Figure, alt: str) -> FigureOutput:
         alt: what one would see, for readers who cannot.
 
     Raises:
+        TypeError: ``figure`` is no figure, or ``alt`` no text.
         ValueError: ``alt`` is empty.
     """
-    if not alt.strip():
+    if isinstance(alt, str) and not alt.strip():
         raise ValueError("alt must say what one would see in the figure")
-    return FigureOutput(figure, " ".join(alt.split()))
+    return FigureOutput(figure, " ".join(alt.split()) if isinstance(alt, str) else alt)
 
 
 def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Run a figure function in the book's style, which matplotlib reads as things are drawn."""
+    """Run a figure function in the book's style, which matplotlib reads as things are drawn.
+
+    It then refuses, before anything is drawn, what is no table or no mapping where one is asked
+    for (TypeError), and a table without a column that it reads (ValueError).
+    """
+    signature = inspect.signature(draw)
 
     @functools.wraps(draw)
     def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
-        with mpl.rc_context(_STYLE):
-            return draw(*args, **kwargs)
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            _check_kind(name, value, str(signature.parameters[name].annotation))
+        try:
+            with mpl.rc_context(_STYLE):
+                return draw(*args, **kwargs)
+        except KeyError as error:
+            raise ValueError(f"{draw.__name__}: there is no column or entry {error}") from error
 
     return styled
+
+
+def _check_kind(name: str, value: object, annotation: str) -> None:
+    """Compare an argument with the outer type of its annotation, and be lenient with sequences."""
+    kinds: dict[str, tuple[str, tuple[type, ...]]] = {
+        "pd.DataFrame": ("a pandas DataFrame", (pd.DataFrame,)),
+        "Mapping": ("a mapping", (Mapping,)),
+        "float": ("a number", (numbers.Real,)),
+        "str": ("a text", (str,)),
+    }
+    many = ("a sequence, an array or a tensor", (Sequence, np.ndarray, Tensor, pd.Series, pd.Index))
+    what, accepted = kinds.get(annotation.partition("[")[0], many)
+    if not isinstance(value, accepted) or (accepted is many[1] and isinstance(value, (str, bytes))):
+        raise TypeError(f"{name} must be {what}, got {type(value).__name__}")
 
 
 def make_axes(columns: int = 1, rows: int = 1, *, height: float = 3.0) -> tuple[Figure, list[Axes]]:
