@@ -31,7 +31,7 @@ from balancing._powers_of_two import (
     powers_of_two,
 )
 from balancing._two_level import two_level
-from balancing._validate import exponents, number, whole
+from balancing._validate import a_function, exponents, number, whole
 from balancing.graph import RescalingGraph, trace
 from balancing.rescaling import rescaled, write
 
@@ -94,7 +94,8 @@ class BalanceResult:
             *example_input: an input of the network, or several where it takes several.
 
         Raises:
-            RuntimeError: a parameter of the network before has been written to since.
+            RuntimeError: a parameter of the network before has been written to since; or whatever
+                the network raises for an input that it does not take.
         """
         before = {name: kept.values(name) for name, kept in self._before.items()}
         after = copy.deepcopy(self.model).eval()
@@ -186,6 +187,7 @@ def balance(
         are float64, and each parameter is rounded once.
 
     Raises:
+        TypeError: ``model`` is neither a module nor a graph, or ``callback`` no function.
         ValueError: an argument is not what is said above, a weight or bias is NaN or infinite, or
             the minimizing factors leave the range of float64, or a parameter that of its dtype;
             with ``exact=True``, a parameter has another dtype than said above or would lose bits.
@@ -200,6 +202,8 @@ def balance(
         raise ValueError(f"method must be one of auto, {', '.join(_METHODS)}, got {method!r}")
     tol = number("tol", tol, "a finite number above 0", lambda value: 0 < value < math.inf)
     max_iter = whole("max_iter", max_iter)
+    if callback is not None:
+        a_function("callback", callback)
     graph = trace(model)
     chosen = "two-level" if method == "auto" else method
 

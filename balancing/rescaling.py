@@ -41,6 +41,8 @@ def rescale(
         The rescaled model: a deep copy, or the given one if ``inplace``.
 
     Raises:
+        TypeError: ``model`` is neither a module nor a graph, ``factors`` no mapping, or a value of
+            it neither numbers nor a tensor.
         ValueError: a name is not a hidden group, a shape does not fit, a factor is not positive
             and finite, or a weight would overflow. Nothing is changed then.
         NotHomogeneousError: the model cannot be traced.
@@ -110,6 +112,8 @@ def rescaled(
     Raises:
         ValueError: as :func:`rescale`.
     """
+    if not isinstance(factors, Mapping):
+        raise TypeError(f"factors must map group names to numbers, got {type(factors).__name__}")
     checked = {name: _factor(graph, name, value) for name, value in factors.items()}
     changed: dict[str, Tensor] = {}
     for edge in graph.edges:
@@ -184,7 +188,19 @@ def _factor(graph: RescalingGraph, name: str, value: Tensor | Sequence[float] | 
     size = hidden[name].size
     # numbers are taken in float64: torch's default dtype would round them
     dtype = None if isinstance(value, Tensor) else torch.float64
-    factor = torch.as_tensor(value, dtype=dtype).detach().double()
+    try:
+        factor = torch.as_tensor(value, dtype=dtype).detach()
+    except TypeError as error:
+        raise TypeError(f"factors of group '{name}' must be numbers: {error}") from error
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"factors of group '{name}' must be numbers, in a row: {error}") from error
+    odd = factor.is_meta or factor.layout != torch.strided or factor.is_quantized
+    if odd or factor.is_complex():
+        raise ValueError(
+            f"factors of group '{name}' must be a dense tensor of real numbers, got "
+            f"{factor.dtype}, {factor.layout} on {factor.device}"
+        )
+    factor = factor.double()
     if factor.shape not in ((), (size,)):
         raise ValueError(
             f"factors of group '{name}' must have shape ({size},) or (), got {tuple(factor.shape)}"
