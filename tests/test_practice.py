@@ -396,7 +396,7 @@ BAD: list[tuple[type, dict[str, object], str]] = [
     (QuantizationConfig, {"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
     (QuantizationConfig, {"seed": -1}, "seed must be a whole number of at least 0, got -1"),
     (QuantizationConfig, {"lr": 0.0}, "lr must be finite and above 0, got 0.0"),
-    (QuantizationConfig, {"bits": (1,)}, "bits must be a whole number above 1, got 1"),
+    (QuantizationConfig, {"bits": (1,)}, "bits must be a whole number from 2 to 32, got 1"),
     (QuantizationConfig, {"samples": 2000}, "samples must be from 1 to 1347, got 2000"),
     (PruningConfig, {"parts": (1.0,)}, "the part to prune must be at least 0 and below 1, got 1.0"),
     (PruningConfig, {"samples": 0}, "samples must be from 1 to 1347, got 0"),

@@ -2,7 +2,8 @@
 
 One module a paper; each experiment is a function named after the figure or theorem that it
 reproduces. :mod:`practice` holds what is ours alone. A config has one seed; :func:`sweep` runs
-many. :data:`EXPERIMENTS` lists them under the names that ``balancing reproduce`` takes.
+many. :data:`EXPERIMENTS` lists them under the names that ``balancing reproduce`` takes. A config of
+another experiment is a TypeError, a setting that cannot be run a ValueError that names it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from tqdm.auto import tqdm
 
-from balancing._validate import whole
+from balancing._validate import number, whole
 
 T = TypeVar("T")
 
@@ -28,6 +28,19 @@ def bar(items: Sequence[T], name: str, progress: bool | None) -> Iterable[T]:
     return bar
 
 
+def chosen(config: object, kind: type[T]) -> T:
+    """The given settings, or the default ones for None.
+
+    Raises:
+        TypeError: they are settings of another experiment, or no settings at all.
+    """
+    if config is None:
+        return kind()
+    if not isinstance(config, kind):
+        raise TypeError(f"config must be a {kind.__name__}, got {type(config).__name__}")
+    return config
+
+
 def check_shape(shape: tuple[int, int], rank: int) -> None:
     """Reject a matrix shape or a rank that cannot be."""
     if len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
@@ -37,10 +50,13 @@ def check_shape(shape: tuple[int, int], rank: int) -> None:
 
 
 def check_counts(config: object, *names: str) -> None:
-    """Reject settings below 1, naming the setting."""
+    """Reject settings that are no whole numbers of at least 1, naming the setting."""
     for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+        value = getattr(config, name)
+        if type(value) is not int:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def check_seed(config: HasSeed) -> None:
@@ -51,5 +67,6 @@ def check_seed(config: HasSeed) -> None:
 def check_positive(config: object, *names: str) -> None:
     """Reject settings that are not finite and above 0, naming the setting."""
     for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"{name} must be finite and above 0, got {getattr(config, name)}")
+        number(
+            name, getattr(config, name), "finite and above 0", lambda value: 0 < value < math.inf
+        )

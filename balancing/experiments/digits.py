@@ -22,8 +22,14 @@ def digits(*, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         Images, shape (1797, 1, 8, 8), between 0 and 1; classes, shape (1797,), int64.
 
     Raises:
+        TypeError: ``dtype`` is no dtype.
+        ValueError: it is not a floating-point one of at least 16 bits.
         ImportError: scikit-learn is not installed; the message says how to install it.
     """
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
+    if not dtype.is_floating_point or dtype.itemsize < 2:
+        raise ValueError(f"dtype must be a floating-point one of at least 16 bits, got {dtype}")
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from balancing.descent import WeightBalancingDescent
-from balancing.experiments._settings import bar, check_counts, check_positive, check_seed
+from balancing.experiments._settings import bar, check_counts, check_positive, check_seed, chosen
 from balancing.experiments.digits import digits
 from balancing.fixes import balance
 from balancing.graph import RescalingGraph, trace
@@ -121,7 +121,7 @@ def pairing(config: PairingConfig | None = None, *, progress: bool | None = None
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    config = config or PairingConfig()
+    config = chosen(config, PairingConfig)
     lrs = {(p, q): lr for p, q, lr in config.flows}
     runs = [_Run("sgd", 2, 2, config.sgd_lr, 0.0, config.epochs)]
     for (p, q), lr in lrs.items():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from balancing.experiments._settings import bar, check_counts, check_seed
+from balancing.experiments._settings import bar, check_counts, check_seed, chosen
 from balancing.fixes import balance
 from balancing.graph import trace
 from balancing.networks import mlp
@@ -92,7 +92,7 @@ def figure2(config: Figure2Config | None = None, *, progress: bool | None = None
         ValueError: a width, p or q is not what :func:`balancing.mlp` and
             :func:`balancing.balance` take.
     """
-    config = config or Figure2Config()
+    config = chosen(config, Figure2Config)
     tables = []
     for widths in bar(config.networks, "figure 2", progress):
         generator = torch.Generator().manual_seed(config.seed)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from balancing.experiments._settings import bar, check_counts, check_positive, check_seed
+from balancing.experiments._settings import bar, check_counts, check_positive, check_seed, chosen
 from balancing.experiments.digits import digits
 from balancing.graph import trace
 from balancing.invariants import unit_invariants
@@ -125,7 +125,7 @@ def optimizers(
         FloatingPointError: a run diverged; the message names it.
         ImportError: scikit-learn, which has the digits, is not installed.
     """
-    config = config or OptimizersConfig()
+    config = chosen(config, OptimizersConfig)
     x, y = digits(dtype=torch.float64)
     x, y = x[: config.images].flatten(1), y[: config.images]
     runs = [(variant, rate) for variant in _variants(config) for rate in variant.rates]

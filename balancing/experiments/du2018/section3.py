@@ -16,12 +16,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from balancing._validate import whole
 from balancing.experiments._settings import (
     bar,
     check_counts,
     check_positive,
     check_seed,
     check_shape,
+    chosen,
 )
 from balancing.factorization import factorize
 
@@ -110,7 +112,7 @@ def figure1(config: Figure1Config | None = None, *, progress: bool | None = None
         ``objective``, 2 or 3 as the paper numbers them; then those of
         :attr:`balancing.FactorizationResult.history`.
     """
-    config = config or Figure1Config()
+    config = chosen(config, Figure1Config)
     target = low_rank(config.shape, config.rank, config.seed)
     starts: dict[str, float | tuple[float, float]] = {
         "balanced": config.init_scale,
@@ -205,7 +207,7 @@ def theorem31(
         ``max_gap``, ``max_norm``, the largest of both squared norms, and ``max_increase``, the
         largest f_(t+1) - f_t divided by f_0 (NaN at the start).
     """
-    config = config or Theorem31Config()
+    config = chosen(config, Theorem31Config)
     scale = math.sqrt(config.eps) / max(config.shape)
     target = low_rank(config.shape, config.rank, config.seed)
     tables = []
@@ -293,6 +295,10 @@ def rank_one(config: Theorem32Config, dim: int, seed: int) -> pd.DataFrame:
     Raises:
         FloatingPointError: the descent diverged; the message names the iteration and the step.
     """
+    config = chosen(config, Theorem32Config)
+    for name, value in (("dim", dim), ("seed", seed)):
+        if whole(name, value) < (name == "dim"):
+            raise ValueError("dim must be at least 1, got 0")
     generator = torch.Generator().manual_seed(seed)
     u_star, v_star = (torch.randn(dim, dtype=torch.float64, generator=generator) for _ in "uv")
     u_star /= torch.linalg.vector_norm(u_star)
@@ -342,7 +348,7 @@ def theorem32(
         factor a step of the error, fitted by least squares to its logarithm after the first
         stage. Where the first stage did not end, what comes after it is NaN.
     """
-    config = config or Theorem32Config()
+    config = chosen(config, Theorem32Config)
     rows = []
     for dim in bar(config.dims, "theorem 3.2", progress):
         path = rank_one(config, dim, config.seed)

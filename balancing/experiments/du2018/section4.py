@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from balancing.experiments._settings import check_counts, check_positive, check_seed
+from balancing._validate import at_least_zero, number
+from balancing.experiments._settings import check_counts, check_positive, check_seed, chosen
 from balancing.networks import DU2018_VARIANCES, DU2018_WIDTHS, du2018_network
 
 __all__ = [
@@ -59,12 +60,14 @@ class Figure2Config:
 
     def __post_init__(self) -> None:
         """Reject settings that cannot be run, naming the setting."""
-        if self.init not in DU2018_VARIANCES:
+        if self.init not in list(DU2018_VARIANCES):
             raise ValueError(f"init must be one of {', '.join(DU2018_VARIANCES)}, got {self.init}")
-        if len(self.widths) != 4 or not all(type(n) is int and n > 0 for n in self.widths):
+        is_row = isinstance(self.widths, (tuple, list)) and len(self.widths) == 4
+        if not is_row or not all(type(n) is int and n > 0 for n in self.widths):
             raise ValueError(f"widths must be four whole numbers above 0, got {self.widths}")
         check_counts(self, "samples", "iterations", "record_every")
         check_positive(self, "step")
+        at_least_zero("label_std", self.label_std)
         check_seed(self)
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype}")
@@ -72,6 +75,7 @@ class Figure2Config:
 
 def data(config: Figure2Config) -> tuple[Tensor, Tensor]:
     """Inputs (samples, d_in) from N(0, I) and labels (samples, d_out) from N(0, label_std^2 I)."""
+    config = chosen(config, Figure2Config)
     generator = torch.Generator().manual_seed(config.seed)
     shape_x, shape_y = (config.samples, config.widths[0]), (config.samples, config.widths[-1])
     # drawn in float64, so that a float32 and a float64 run see the same problem
@@ -102,10 +106,25 @@ class FullBatchDescent:
         weights: one matrix a layer, shape (units out, units in); updated in place.
         x: inputs, shape (samples, d_in).
         y: labels, shape (samples, d_out).
-        step: step size.
+        step: step size, above 0.
+
+    Raises:
+        ValueError: the shapes do not fit together, or the step is not finite and above 0.
     """
 
     def __init__(self, weights: Sequence[Tensor], x: Tensor, y: Tensor, step: float) -> None:
+        number("step", step, "finite and above 0", lambda value: 0 < value < math.inf)
+        shapes = [tuple(w.shape) for w in weights]
+        widths = [x.shape[-1], *(shape[0] for shape in shapes)]
+        if (
+            not (x.dim() == y.dim() == 2 and len(x) == len(y) > 0)
+            or shapes != list(zip(widths[1:], widths[:-1], strict=True))
+            or y.shape[1] != widths[-1]
+        ):
+            raise ValueError(
+                f"weights of shapes {shapes} do not lead from x, {tuple(x.shape)}, to y, "
+                f"{tuple(y.shape)}"
+            )
         self.weights, self.step_size, self.samples = list(weights), step, len(x)
         self.labels = y.T.contiguous()
         self.units = [x.T.contiguous()]  # the data, then each layer's outputs; columns: samples
@@ -157,6 +176,7 @@ def run(config: Figure2Config, *, progress: bool | None = None) -> pd.DataFrame:
     Raises:
         FloatingPointError: the descent diverged; the message names the iteration and the step.
     """
+    config = chosen(config, Figure2Config)
     weights = [parameter.detach() for parameter in network(config).parameters()]
     descent = FullBatchDescent(weights, *data(config), config.step)
     rows = []
@@ -194,7 +214,7 @@ def figure2(config: Figure2Config | None = None, *, progress: bool | None = None
 
     ``config.init`` is ignored. See :func:`run` for the columns.
     """
-    config = config or Figure2Config()
+    config = chosen(config, Figure2Config)
     tables = [run(replace(config, init=init), progress=progress) for init in DU2018_VARIANCES]
     return pd.concat(tables, ignore_index=True)
 
@@ -217,6 +237,15 @@ class DriftConfig:
     dtype: str = "float64"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Reject settings that cannot be run, naming the setting."""
+        if not isinstance(self.steps, (tuple, list)) or not self.steps:
+            raise ValueError(f"steps must be numbers above 0, got {self.steps!r}")
+        check_positive(self, "time")
+        for step in self.steps:
+            if number("steps", step, "numbers above 0", lambda value: value > 0) > self.time:
+                raise ValueError(f"steps must be at most the time, {self.time}, got {step}")
+
 
 def drift(config: DriftConfig | None = None, *, progress: bool | None = None) -> pd.DataFrame:
     """How far the gaps drift until a fixed time, for several step sizes.
@@ -224,7 +253,7 @@ def drift(config: DriftConfig | None = None, *, progress: bool | None = None) ->
     Returns:
         The tables of the runs, one below the other; see :func:`run` for the columns.
     """
-    config = config or DriftConfig()
+    config = chosen(config, DriftConfig)
     tables = []
     for step in config.steps:
         iterations = round(config.time / step)

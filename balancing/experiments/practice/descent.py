@@ -12,7 +12,7 @@ from itertools import product
 import pandas as pd
 import torch
 
-from balancing.experiments._settings import bar, check_counts, check_seed
+from balancing.experiments._settings import bar, check_counts, check_seed, chosen
 from balancing.experiments.practice.networks import (
     NETWORKS,
     Digits,
@@ -190,7 +190,7 @@ def training(config: TrainingConfig | None = None, *, progress: bool | None = No
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    config = config or TrainingConfig()
+    config = chosen(config, TrainingConfig)
     data = Digits()
     lrs = {each[:3]: each[3] for each in config.lrs}
     kinds = bar(config.kinds(), "training", progress)

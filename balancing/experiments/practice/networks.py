@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from balancing.experiments._settings import check_counts, check_positive, check_seed
+from balancing._validate import a_generator, at_least_zero, number
+from balancing.experiments._settings import check_counts, check_positive, check_seed, chosen
 from balancing.experiments.digits import digits
 from balancing.fixes import balance
 from balancing.graph import trace
@@ -78,25 +79,32 @@ class OrbitConfig:
         check_counts(self, "epochs", "batch")
         check_seed(self)
         check_positive(self, "lr")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
+        number("momentum", self.momentum, "at least 0 and below 1", lambda value: 0 <= value < 1)
         if not all(len(pair) == 2 and min(pair) > 0 for pair in self.fixes):
             raise ValueError(f"fixes must be pairs of numbers above 0, got {self.fixes}")
 
 
 def check_networks(networks: Sequence[str], scales: Sequence[float]) -> None:
     """Reject unknown networks and scales that cannot be."""
-    if not networks or not set(networks) <= set(NETWORKS):
+    is_row = isinstance(networks, (tuple, list))
+    if not is_row or not networks or not set(networks) <= set(NETWORKS):
         raise ValueError(f"networks must be among {', '.join(NETWORKS)}, got {networks}")
-    if not scales or not all(0 <= scale < math.inf for scale in scales):
+    if not isinstance(scales, (tuple, list)) or not scales:
         raise ValueError(f"scales must be finite and at least 0, got {scales}")
+    for scale in scales:
+        at_least_zero("scales", scale)
 
 
 def initial(network: str, generator: torch.Generator) -> nn.Sequential:
     """A network, ``"mlp"`` or ``"conv"``: Gaussian weights, variance 2 / fan-in; biases 0.
 
     Parameters are float32, whatever torch's default.
+
+    Raises:
+        ValueError: there is no such network.
     """
+    if network not in NETWORKS:
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
     # skip_init: torch's own initialization would draw from the global generator
     layers: list[nn.Module]
     if network == "mlp":
@@ -132,6 +140,7 @@ def trained(
     network: str, config: OrbitConfig, data: Digits, generator: torch.Generator
 ) -> nn.Sequential:
     """A network of :func:`initial` that has learned the digits, then cast to float64."""
+    config = chosen(config, OrbitConfig)
     model = initial(network, generator)
     optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
@@ -149,9 +158,9 @@ def epoch(
     generator: torch.Generator,
 ) -> None:
     """One pass over the training images in a random order."""
-    for chosen in torch.randperm(len(data.x), generator=generator).split(batch):
+    for some in torch.randperm(len(data.x), generator=generator).split(batch):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(data.x[chosen]), data.y[chosen]).backward()
+        nn.functional.cross_entropy(model(data.x[some]), data.y[some]).backward()
         optimizer.step()
 
 
@@ -164,7 +173,13 @@ def thrown(
         model: what :func:`balancing.trace` accepts.
         scales: the values of s.
         generator: source of the standard Gaussian z, one a unit.
+
+    Raises:
+        TypeError: ``generator`` is no generator.
+        ValueError: a scale is no finite number.
     """
+    a_generator(generator)
+    scales = [number("scales", s, "finite numbers", math.isfinite) for s in scales]
     graph = trace(model)
     z = {
         name: torch.randn(group.size, dtype=torch.float64, generator=generator)

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from balancing.experiments._settings import bar
+from balancing._validate import a_module
+from balancing.experiments._settings import bar, chosen
 from balancing.experiments.practice.networks import Digits, OrbitConfig, versions, weights
 
 __all__ = ["QuantizationConfig", "predicted_error", "quantization", "quantize", "sensitivity"]
@@ -39,8 +40,8 @@ class QuantizationConfig(OrbitConfig):
 
 
 def _check_bits(bits: int) -> None:
-    if type(bits) is not int or bits < 2:
-        raise ValueError(f"bits must be a whole number above 1, got {bits}")
+    if type(bits) is not int or not 2 <= bits <= 32:
+        raise ValueError(f"bits must be a whole number from 2 to 32, got {bits!r}")
 
 
 def _steps(weight: Tensor, bits: int, per_channel: bool) -> Tensor:
@@ -56,14 +57,17 @@ def quantize(model: nn.Module, bits: int, *, per_channel: bool = False) -> nn.Mo
 
     Args:
         model: its weights are the parameters with at least two axes.
-        bits: the grid has 2^bits - 1 points, from minus to plus the largest size of a weight.
+        bits: 2 to 32; the grid has 2^bits - 1 points, from minus to plus the largest size of a
+            weight.
         per_channel: a grid for each row, the incoming weights of a unit or an output channel,
             instead of one for each tensor.
 
     Raises:
-        ValueError: bits is not a whole number above 1.
+        TypeError: ``model`` is no module.
+        ValueError: bits is not a whole number from 2 to 32.
     """
     _check_bits(bits)
+    a_module("model", model)
     result = copy.deepcopy(model)
     for name, weight in weights(model).items():
         step = _steps(weight, bits, per_channel)
@@ -81,7 +85,16 @@ def sensitivity(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
     Returns:
         Name of a weight -> J, of the weight's shape.
+
+    Raises:
+        TypeError: ``model`` is no module, or ``x`` no tensor.
+        ValueError: there is no sample.
     """
+    a_module("model", model)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor of samples, got {type(x).__name__}")
+    if x.dim() == 0 or len(x) == 0:
+        raise ValueError(f"x must hold samples, got shape {tuple(x.shape)}")
     parameters = {name: each.detach() for name, each in model.named_parameters()}
     moved = weights(model)
 
@@ -115,9 +128,14 @@ def predicted_error(
         per_channel: as for :func:`quantize`.
 
     Raises:
-        ValueError: bits is not a whole number above 1, or a weight is 0: its J cannot be found.
+        TypeError: ``model`` is no module.
+        ValueError: bits is not a whole number from 2 to 32, a weight has no score, or a weight is
+            0: its J cannot be found.
     """
     _check_bits(bits)
+    a_module("model", model)
+    if missing := sorted(weights(model).keys() - scores.keys()):
+        raise ValueError(f"scores must have an entry for every weight; '{missing[0]}' has none")
     error = 0.0
     for name, weight in weights(model).items():
         if (weight == 0).any():
@@ -146,7 +164,7 @@ def quantization(
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    config = config or QuantizationConfig()
+    config = chosen(config, QuantizationConfig)
     data, exact = Digits(), Digits(torch.float64)
     x = exact.x[: config.samples]
     rows = []

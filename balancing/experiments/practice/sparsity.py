@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from balancing.experiments._settings import bar
+from balancing._validate import a_module, number
+from balancing.experiments._settings import bar, chosen
 from balancing.experiments.practice.networks import Digits, OrbitConfig, versions, weights
 from balancing.experiments.practice.rounding import sensitivity
 
@@ -40,8 +41,7 @@ class PruningConfig(OrbitConfig):
 
 
 def _check_part(part: float) -> None:
-    if not 0 <= part < 1:
-        raise ValueError(f"the part to prune must be at least 0 and below 1, got {part}")
+    number("the part to prune", part, "at least 0 and below 1", lambda value: 0 <= value < 1)
 
 
 @torch.no_grad()
@@ -61,9 +61,13 @@ def prune(
         scores: name of a weight -> scores of its shape; None means the sizes of the weights.
 
     Raises:
-        ValueError: part is not what is said above.
+        TypeError: ``model`` is no module.
+        ValueError: part is not what is said above, or the model has no weights.
     """
     _check_part(part)
+    a_module("model", model)
+    if not weights(model):
+        raise ValueError("model must have weights, and this one has none")
     result = copy.deepcopy(model)
     scores = (
         {name: each.abs() for name, each in weights(model).items()} if scores is None else scores
@@ -98,7 +102,7 @@ def pruning(config: PruningConfig | None = None, *, progress: bool | None = None
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    config = config or PruningConfig()
+    config = chosen(config, PruningConfig)
     data, exact = Digits(), Digits(torch.float64)
     rows = []
     for network in bar(config.networks, "pruning", progress):
