@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from balancing._files import replacing
 
@@ -64,10 +65,16 @@ class Checkpoint:
 
         Raises:
             ValueError: names, shapes or kinds of numbers do not fit the model, or the file has
-                two values for one tensor of the model, or the model has tensors without memory.
+                two values for one tensor of the model, or either of them has tensors without
+                memory, or the model has some of a size that is not known yet.
                 The message names the first few; the model is not changed.
         """
         own = model.state_dict(keep_vars=True)
+        if lazy := [repr(name) for name, value in own.items() if is_lazy(value)]:
+            raise ValueError(
+                f"the file does not fit the model; of a size that is not known yet: {_some(lazy)}: "
+                "run the model on an input first"
+            )
         tied: dict[object, list[str]] = {}
         for name, value in own.items():
             tied.setdefault(_identity(name, value), []).append(name)
@@ -76,6 +83,9 @@ class Checkpoint:
             "missing in the file": [repr(name) for name, found in present.items() if not found],
             "on the meta device in the model": [
                 repr(name) for name, value in own.items() if getattr(value, "is_meta", False)
+            ],
+            "on the meta device in the file": [
+                repr(name) for name, value in self.state.items() if getattr(value, "is_meta", False)
             ],
             "unknown to the model": [repr(name) for name in self.state if name not in own],
             "of another shape or kind": [

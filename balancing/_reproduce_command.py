@@ -166,11 +166,14 @@ def _configure(config: Any, settings: Sequence[str]) -> Any:
             )
         try:
             changes[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            changes[name] = text
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            changes[name] = text  # of these the last three are for values that no setting has
         expected = type(getattr(config, name))
-        if expected is float and isinstance(changes[name], int):
+        if expected is float and type(changes[name]) is int and abs(changes[name]) < 2**1000:
             changes[name] = float(changes[name])
         if isinstance(changes[name], bool) or not isinstance(changes[name], expected):
             raise ValueError(f"setting '{name}' must be of type {expected.__name__}, got '{text}'")
-    return replace(config, **changes)
+    try:
+        return replace(config, **changes)
+    except TypeError as error:  # of what a tuple holds
+        raise ValueError(f"cannot set {', '.join(settings)}: {error}") from error
