@@ -1,14 +1,22 @@
 """Random networks and problems for the property-based tests, and the profile they run under."""
 
+import os
+import random
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 import balancing
 
@@ -144,3 +152,79 @@ def unchanged(net: nn.Module, before: dict[str, Tensor]) -> bool:
         torch.equal(now[name].flatten().view(torch.uint8), before[name].flatten().view(torch.uint8))
         for name in now
     )
+
+
+def fingerprint(thing: Any) -> Any:
+    """Everything about an object that a function may have changed, in a form that can be compared.
+
+    Tensors by their bits, layout, memory and gradient; modules by their tensors, mode and hooks;
+    folders by their files.
+    """
+    if isinstance(thing, nn.Module):
+        modules = dict(thing.named_modules()) if "_modules" in vars(thing) else {}
+        return [
+            (
+                name,
+                type(module),
+                module.training,
+                sorted(vars(module)),
+                len(module._forward_hooks) + len(module._forward_pre_hooks),
+                {n: fingerprint(t) for n, t in module._parameters.items()},
+                {n: fingerprint(t) for n, t in module._buffers.items()},
+            )
+            for name, module in modules.items()
+        ]
+    if isinstance(thing, Tensor):
+        about = (id(thing), thing.dtype, thing.layout, thing.requires_grad, str(thing.device))
+        if is_lazy(thing) or thing.is_meta:
+            return about
+        grad = None if thing.grad is None else fingerprint(thing.grad)
+        if thing.layout != torch.strided or thing.is_quantized:
+            return (*about, str(thing), grad)
+        place = (thing.data_ptr(), tuple(thing.shape), thing.stride())
+        return (*about, place, _bits(thing), grad)
+    if isinstance(thing, balancing.RescalingGraph):
+        return fingerprint(thing.model), dict(thing.groups), thing.edges
+    if isinstance(thing, torch.optim.Optimizer):
+        kept = {name: _bits(value) for name, value in vars(thing).items() if torch.is_tensor(value)}
+        about = (getattr(thing, "time", None), getattr(thing, "deviation", None))
+        return fingerprint(thing.param_groups), fingerprint(dict(thing.state)), kept, about
+    if isinstance(thing, torch.Generator):
+        return fingerprint(thing.get_state())[-2]
+    if isinstance(thing, pd.DataFrame):
+        return thing.to_csv()
+    if isinstance(thing, Path):
+        found = sorted(thing.rglob("*"))
+        return {str(p): p.read_bytes() if p.is_file() else None for p in found}
+    if isinstance(thing, dict):
+        return {key: fingerprint(value) for key, value in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [fingerprint(value) for value in thing]
+    return repr(thing)
+
+
+# torch adds variables of its own as parts of it are first used; pytest names the test in one
+_ENVIRONMENT = sorted(os.environ.keys() - {"PYTEST_CURRENT_TEST"})
+
+
+def _bits(tensor: Tensor) -> bytes:
+    whole = tensor.detach().clone(memory_format=torch.contiguous_format).flatten()
+    return whole.view(torch.uint8).numpy().tobytes()
+
+
+def surroundings() -> dict[str, Any]:
+    """The state of the process that no function of the library may change."""
+    return {
+        "torch's generator": torch.get_rng_state().numpy().tobytes(),
+        "numpy's generator": str(np.random.get_state()),
+        "random": random.getstate(),
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "threads": torch.get_num_threads(),
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "folder": Path.cwd(),
+        "path": list(sys.path),
+        "environment": {name: os.environ.get(name) for name in _ENVIRONMENT},
+        "style": dict(mpl.rcParams),
+        "warnings": list(warnings.filters),
+    }
