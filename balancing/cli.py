@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from balancing import __version__, _course_command, _fix_command, _reproduce_command
-from balancing.claims import evaluate
+from balancing.claims import evaluate, to_text
 
 RESULTS = Path("book/results")
 
@@ -56,11 +56,7 @@ def _print_report(report: pd.DataFrame, *, as_json: bool = False) -> int:
     if as_json:
         print(report.to_json(orient="records", indent=2))
     else:
-        for row in report.itertuples():
-            accepted = f"accepted {row.low:g} to {row.high:g}"
-            print(f"{row.verdict:8} {row.id:28} {row.value:10.3g}  {accepted}: {row.measured}")
-        counts = report["verdict"].value_counts()
-        print(", ".join(f"{counts.get(word, 0)} {word}" for word in ("holds", "fails", "not run")))
+        print(to_text(report))
     return int((report["verdict"] == "fails").any())
 
 

@@ -2,7 +2,10 @@
 
 A claim has one measured number and the interval in which that number must lie for the claim to
 hold. Quick checks compute the number on the spot, on random networks with fixed seeds. Claims
-about an experiment read the table that ``balancing reproduce`` records.
+about an experiment read the table that ``balancing reproduce`` records. Where the statement is one
+about a run, every seed of the table is judged by itself, and the claim holds if it does for all of
+them, or for the share that the claim names. Where it is about the seeds together (a probability, a
+slope of medians), there is one number.
 
 Status words: *stated* (in the paper's abstract or the summary that we work from), *recalled*
 (from knowledge of the paper; re-derived here), *derived* (worked out here; not claimed to be in
@@ -11,6 +14,7 @@ the paper).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,11 +29,11 @@ from balancing.claims import (
     saul2023,
     saul2023_flows,
 )
-from balancing.claims.claim import Claim
+from balancing.claims.claim import Claim, Outcome
 from balancing.experiments._record import recorded
 from balancing.experiments._settings import bar
 
-__all__ = ["LEDGER", "LEDGERS", "Claim", "evaluate", "to_markdown"]
+__all__ = ["LEDGER", "LEDGERS", "Claim", "Outcome", "evaluate", "to_markdown", "to_text"]
 
 #: The claims of each paper and those of ours that belong to it.
 LEDGERS: dict[str, tuple[Claim, ...]] = {
@@ -47,8 +51,14 @@ _COLUMNS = (
     "status",
     "measured",
     "value",
+    "worst",
     "low",
     "high",
+    "seeds",
+    "held",
+    "needed",
+    "exceptions",
+    "reason",
     "verdict",
 )
 
@@ -68,8 +78,13 @@ def evaluate(
         progress: show a progress bar on stderr; None means only on a terminal.
 
     Returns:
-        One row a claim: id, paper, where, statement, status, measured, value, low, high, verdict
-        (``"holds"``, ``"fails"`` or ``"not run"``).
+        One row a claim. Columns: ``id``, ``paper``, ``where``, ``statement``, ``status``,
+        ``measured``; ``value``, the number, of a claim about every seed its median over them;
+        ``worst``, that of the worst seed; ``low``, ``high``, the accepted interval; ``seeds``, of
+        the recorded table (0 for none); ``held``, ``needed``, the number of seeds for which a claim
+        about every seed holds and must hold (missing for other claims); ``exceptions``, the seeds
+        for which it does not; ``reason``, why some may fail; ``verdict``, ``"holds"``, ``"fails"``
+        or ``"not run"``.
 
     Raises:
         TypeError: ``claims`` holds something else than claims.
@@ -84,10 +99,10 @@ def evaluate(
     for claim in bar(chosen, "claims", progress):
         table = _recorded(results, claim.experiment) if claim.experiment else None
         if claim.experiment and table is None:
-            value, verdict = float("nan"), "not run"
+            outcome, verdict = _NOT_RUN, "not run"
         else:
             try:
-                value = claim.check() if table is None else claim.check(table)
+                outcome = claim.judge(table)
             except (KeyError, IndexError) as error:
                 if table is None:
                     raise
@@ -95,8 +110,7 @@ def evaluate(
                     f"the recorded table '{claim.experiment}.csv' does not have what the claim "
                     f"{claim.id} reads ({error!r}); record it again"
                 ) from error
-            low, high = claim.accept
-            verdict = "holds" if low <= value <= high else "fails"
+            verdict = "holds" if outcome.holds else "fails"
         rows.append(
             {
                 "id": claim.id,
@@ -105,17 +119,47 @@ def evaluate(
                 "statement": claim.statement,
                 "status": claim.status,
                 "measured": claim.measured,
-                "value": value,
+                "value": outcome.value,
+                "worst": outcome.worst,
                 "low": claim.accept[0],
                 "high": claim.accept[1],
+                "seeds": outcome.seeds,
+                "held": outcome.held,
+                "needed": outcome.needed,
+                "exceptions": outcome.exceptions,
+                "reason": claim.reason,
                 "verdict": verdict,
             }
         )
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    report = pd.DataFrame(rows, columns=_COLUMNS)
+    return report.astype({"held": "Int64", "needed": "Int64"})
+
+
+_NOT_RUN = Outcome(math.nan, math.nan, 0, None, None, (), holds=False)
 
 
 def _recorded(results: Path | str | None, experiment: str) -> pd.DataFrame | None:
     return None if results is None else recorded(Path(results), experiment)
+
+
+def to_text(report: pd.DataFrame) -> str:
+    """Render the outcome of :func:`evaluate` as lines for a terminal, with counts at the end."""
+    lines = []
+    for row in report.to_dict("records"):
+        line = f"{row['verdict']:8} {row['id']:28} {row['value']:10.3g}"
+        if pd.notna(row["held"]):
+            line += f" (worst {row['worst']:.3g}), holds in {row['held']} of {row['seeds']} seeds"
+            if row["needed"] < row["seeds"]:
+                line += f", {row['needed']} needed"
+            if row["exceptions"]:
+                line += f", not in {', '.join(map(str, row['exceptions']))}"
+        elif row["seeds"]:
+            line += f" from {row['seeds']} seeds"
+        accepted = f"accepted {row['low']:g} to {row['high']:g}"
+        lines.append(f"{line}  {accepted}: {row['measured']}")
+    counts = report["verdict"].value_counts()
+    words = ("holds", "fails", "not run")
+    return "\n".join([*lines, ", ".join(f"{counts.get(word, 0)} {word}" for word in words)])
 
 
 def to_markdown(report: pd.DataFrame) -> str:
@@ -131,16 +175,26 @@ def to_markdown(report: pd.DataFrame) -> str:
         raise ValueError(f"report must be what evaluate() returned; it lacks '{missing[0]}'")
     lines = ["| Claim | Status | Measured | Accepted | Verdict |", "|---|---|---|---|---|"]
     for row in report.to_dict("records"):
+        judged = pd.notna(row["held"])
         value = "–" if row["verdict"] == "not run" else _tex(row["value"])
+        if judged:
+            value = f"median {value}, worst {_tex(row['worst'])}"
+        elif row["seeds"]:
+            value += f" ({row['seeds']} seeds)"
         if row["low"] == 0:
             accepted = f"at most {_tex(row['high'])}"
         elif row["high"] == np.inf:
             accepted = f"at least {_tex(row['low'])}"
         else:
             accepted = f"{_tex(row['low'])} to {_tex(row['high'])}"
+        verdict = f"**{row['verdict']}**"
+        if judged:
+            verdict += f" in {row['held']} of {row['seeds']}"
+            if row["reason"]:
+                accepted += f", in {row['needed']} of {row['seeds']}: {row['reason']}"
         lines.append(
             f"| **{row['where']}** (`{row['id']}`). {row['statement']} | {row['status']} "
-            f"| {row['measured']}: {value} | {accepted} | **{row['verdict']}** |".replace(
+            f"| {row['measured']}: {value} | {accepted} | {verdict} |".replace(
                 "\\|",
                 "\\Vert ",  # in a table, a backslash and a bar are one bar
             )

@@ -187,7 +187,7 @@ FIRST_MEASURED = {
 
 
 def _curves(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row a panel, network and seed, one column an update; shallow networks first."""
+    """One row a panel, network and seed, one column a recorded update; shallow networks first."""
     depth = table["network"].str.count("-")
     return table.assign(depth=depth).pivot(
         index=["p", "q", "seed", "depth"], columns="update", values=column
@@ -222,9 +222,13 @@ def _rate_error(table: pd.DataFrame) -> float:
     second difference in h, and it is 0 at both ends.
     """
     worst, curves = 0.0, _curves(table, "max_imbalance")
+    updates = curves.columns.to_numpy()
     for (p, q, _, layers), curve in zip(curves.index.to_list(), curves.to_numpy(), strict=True):
-        left = curve[curve > 1e-9]  # above rounding
-        measured = (left[-1] / left[-11]) ** 0.1
+        left = np.flatnonzero(curve > 1e-9)  # above rounding
+        # over at least ten updates; the record has not every one
+        last = left[-1]
+        first = np.flatnonzero(updates <= updates[last] - 10)[-1]
+        measured = (curve[last] / curve[first]) ** (1 / (updates[last] - updates[first]))
         expected = 1 - q / (2 * max(p, q)) * (1 - np.cos(np.pi / layers))
         worst = max(worst, abs(measured - expected))
     return worst
@@ -273,17 +277,28 @@ def _heat_error() -> float:
 
 
 def _from_layer_sums(table: pd.DataFrame) -> float:
-    """Largest error of a ratio predicted from the layer sums at the start, seed 0."""
-    worst, config = 0.0, Figure2Config()
-    for widths in config.networks:
-        generator = torch.Generator().manual_seed(0)
-        graph = trace(mlp(widths, bias=True, dtype=torch.float64, generator=generator))
-        for p, q in config.panels:
-            name = "-".join(map(str, widths))
-            run = table[(table["network"] == name) & (table["p"] == p) & (table["q"] == q)]
-            measured = run[run["seed"] == 0]["ratio"].to_numpy()
-            sums = _heat(_layer_sums(graph, p, q), p, q, len(measured) - 1).sum(1)
-            worst = max(worst, float(np.abs((sums / sums[0]) ** (1 / q) - measured).max()))
+    """Largest error of a ratio predicted from the layer sums at the start."""
+    worst, (seed,) = 0.0, table["seed"].unique()
+    for name in table["network"].unique():
+        generator = torch.Generator().manual_seed(int(seed))
+        net = mlp(
+            [int(width) for width in name.split("-")],
+            bias=True,
+            dtype=torch.float64,
+            generator=generator,
+        )
+        runs = table[table["network"] == name]
+        for p in sorted(runs["p"].unique()):
+            # eq. (1) row by row, without the biases, which are zero: each power is taken once
+            with torch.no_grad():
+                rows = [(w.abs() ** p).sum(1) for w in net.parameters() if w.dim() > 1]
+            for q in runs["q"][runs["p"] == p].unique():
+                run = runs[(runs["p"] == p) & (runs["q"] == q)]
+                updates = run["update"].to_numpy()
+                start = np.array([float((row ** (q / p)).sum()) for row in rows])
+                sums = _heat(start, p, q, updates.max()).sum(1)[updates]
+                expected = (sums / sums[0]) ** (1 / q)
+                worst = max(worst, float(np.abs(expected - run["ratio"].to_numpy()).max()))
     return worst
 
 
@@ -408,10 +423,11 @@ CLAIMS: tuple[Claim, ...] = (
         "Figure 2",
         "The norm of the three networks never increases.",
         "stated",
-        "largest increase of a ratio in an update, 72 curves, nine digits recorded",
+        "largest increase of a ratio from one recorded update to the next, 24 curves, nine digits",
         (0, 1e-9),
         _figure_increase,
         "saul2023.figure2",
+        per_seed=True,
     ),
     Claim(
         "ours.saul.fig2.ratio",
@@ -423,6 +439,7 @@ CLAIMS: tuple[Claim, ...] = (
         (1.01, np.inf),
         _deeper("ratio", 100),
         "saul2023.figure2",
+        per_seed=True,
     ),
     Claim(
         "ours.saul.fig2.slower",
@@ -434,6 +451,7 @@ CLAIMS: tuple[Claim, ...] = (
         (1.1, np.inf),
         _deeper("max_imbalance", 100),
         "saul2023.figure2",
+        per_seed=True,
     ),
     Claim(
         "ours.saul.fig2.p-above-q",
@@ -445,6 +463,7 @@ CLAIMS: tuple[Claim, ...] = (
         (1.1, np.inf),
         _p_above_q,
         "saul2023.figure2",
+        per_seed=True,
     ),
     Claim(
         "ours.saul.fig2.rate",
@@ -453,10 +472,11 @@ CLAIMS: tuple[Claim, ...] = (
         "In the end each update shrinks the imbalance of a network with $N$ layers of weights by "
         "the factor $1 - \\frac{q}{2\\max(p,q)} (1 - \\cos\\frac{\\pi}{N})$, whatever its widths.",
         "derived",
-        "largest difference of the measured factor and this one, 72 curves",
+        "largest difference of the measured factor and this one, 24 curves",
         (0, 1e-3),
         _rate_error,
         "saul2023.figure2",
+        per_seed=True,
     ),
     Claim(
         "ours.alg1.heat",
@@ -479,6 +499,7 @@ CLAIMS: tuple[Claim, ...] = (
         (0, 0.011),
         _from_layer_sums,
         "saul2023.figure2",
+        per_seed=True,
     ),
     Claim(
         "ours.saul.fig2.again",
@@ -490,6 +511,7 @@ CLAIMS: tuple[Claim, ...] = (
         (0, 5e-3),
         _from_first_measured,
         "saul2023.figure2",
+        per_seed=True,
     ),
     Claim(
         "ours.saul.fig2.seeds",
@@ -497,7 +519,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Figure 2",
         "The curves hardly depend on the random weights.",
         "derived",
-        "largest difference of a ratio between three seeds",
+        "largest difference of a ratio between two seeds",
         (0, 1e-2),
         _seed_spread,
         "saul2023.figure2",

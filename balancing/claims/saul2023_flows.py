@@ -187,37 +187,36 @@ def _ends(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["epoch"] == table["epochs"]]
 
 
-def _means(table: pd.DataFrame, column: str, *, decay: bool) -> pd.Series[float]:
-    """Mean over the seeds at the end of the runs, by p, q, method and epochs."""
-    ends = _ends(table)
-    chosen = ends[(ends["weight_decay"] > 0) == decay]
-    return chosen.groupby(["p", "q", "method", "epochs"])[column].mean()
-
-
 def _accuracy_apart(table: pd.DataFrame) -> float:
-    means = _means(table, "accuracy", decay=False)
-    flows = means.xs("flow", level="method")
-    return float((flows - means.xs("sgd", level="method").iloc[0]).abs().max())
+    """Means over the seeds: in single runs one test image of 450 is 0.0022."""
+    plain = _ends(table)
+    plain = plain[plain["weight_decay"] == 0]
+    means = plain.groupby(["method", "p", "q"])["accuracy"].mean()
+    return float((means["flow"] - means["sgd"].iloc[0]).abs().max())
 
 
 def _flow_imbalance(table: pd.DataFrame) -> float:
     return float(table[table["method"] == "flow"]["imbalance"].max())
 
 
+def _l1_ends(table: pd.DataFrame) -> pd.DataFrame:
+    """The last rows of the runs with an l1 penalty."""
+    ends = _ends(table)
+    return ends[(ends["weight_decay"] > 0) & (ends["p"] == 1) & (ends["q"] == 1)]
+
+
 def _objective_ratio(table: pd.DataFrame, which: int) -> float:
     """l1: the flow's final objective over that of gradient descent, in runs of one length."""
-    l1 = table[(table["p"] == 1) & (table["q"] == 1)]
-    means = _means(l1, "objective", decay=True).droplevel(["p", "q"])
-    epochs = sorted(means.index.unique("epochs"))[which]
-    return float(means["flow", epochs] / means["sgd", epochs])
+    objective = _l1_ends(table).set_index(["method", "epochs"])["objective"]
+    epochs = sorted(objective.index.unique("epochs"))[which]
+    return float(objective["flow", epochs] / objective["sgd", epochs])
 
 
 def _excess(table: pd.DataFrame) -> float:
     """l1: by how much the norm that gradient descent ends with exceeds the balanced one."""
-    ends = _ends(table)
-    l1 = ends[(ends["weight_decay"] > 0) & (ends["p"] == 1) & (ends["q"] == 1)]
+    l1 = _l1_ends(table)
     sgd = l1[(l1["method"] == "sgd") & (l1["epochs"] == l1["epochs"].min())]
-    return float((sgd["norm"] / sgd["fixed_norm"] - 1).mean())
+    return float(sgd["norm"].iloc[0] / sgd["fixed_norm"].iloc[0] - 1)
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -344,7 +343,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Training on digits",
         "Flows of all pairs reach the test accuracy of plain gradient descent.",
         "derived",
-        "largest distance of the mean accuracies, 5 pairs, 3 seeds",
+        "largest distance of the mean accuracies, 5 pairs",
         (0, 0.01),
         _accuracy_apart,
         "saul2023.pairing",
@@ -359,6 +358,7 @@ CLAIMS: tuple[Claim, ...] = (
         (0, 1e-5),
         _flow_imbalance,
         "saul2023.pairing",
+        per_seed=True,
     ),
     Claim(
         "ours.pairing.excess",
@@ -367,10 +367,11 @@ CLAIMS: tuple[Claim, ...] = (
         "Gradient descent with an $\\ell_1$ penalty ends unbalanced, well above the smallest norm "
         "of its function.",
         "derived",
-        "excess of the norm over that of the balanced network, mean of 3 seeds",
+        "excess of the norm over that of the balanced network, 60 epochs",
         (0.05, np.inf),
         _excess,
         "saul2023.pairing",
+        per_seed=True,
     ),
     Claim(
         "ours.pairing.head-start",
@@ -378,10 +379,11 @@ CLAIMS: tuple[Claim, ...] = (
         "Training on digits, $\\ell_1$",
         "After equally many epochs the flow has the smaller regularized loss.",
         "derived",
-        "its ratio to that of gradient descent, 60 epochs, means of 3 seeds",
+        "its ratio to that of gradient descent, 60 epochs",
         (0, 0.7),
         lambda table: _objective_ratio(table, 0),
         "saul2023.pairing",
+        per_seed=True,
     ),
     Claim(
         "ours.pairing.no-better-end",
@@ -393,5 +395,6 @@ CLAIMS: tuple[Claim, ...] = (
         (1, np.inf),
         lambda table: _objective_ratio(table, -1),
         "saul2023.pairing",
+        per_seed=True,
     ),
 )
