@@ -200,16 +200,16 @@ def test_rescale_refuses_what_is_no_rescaling(factors: list[list[float]]) -> Non
         Rescale(factors=factors)
 
 
-RECORDED = pd.concat(
-    pd.read_csv(RESULTS / f"du2018.{name}.csv") for name in ("figure2", "drift")
-).drop_duplicates(["init", "step", "iteration"])
+RECORDED = pd.concat(pd.read_csv(RESULTS / f"du2018.{name}.csv") for name in ("figure2", "drift"))
+RECORDED = RECORDED[RECORDED["seed"] == 0].drop_duplicates(["init", "step", "iteration"])
 COLUMNS = ("loss", "norm1", "norm2", "norm3", "gap12", "gap23", "ratio12", "ratio23")
 
 
 def test_layers_are_rows_of_the_recorded_tables(tmp_path: Path) -> None:
     layers = Layers.recorded(RESULTS)
-    steps = [("balanced", 0.02)] + [("unbalanced", eta) for eta in (0.02, 0.08, 0.04, 0.01, 0.005)]
-    assert [(run["init"], run["step"]) for run in layers.runs] == steps
+    runs = [(run["init"], run["step"]) for run in layers.runs]
+    assert runs[:3] == [("balanced", 0.02), ("unbalanced", 0.02), ("unbalanced", 0.08)]
+    assert runs == list(RECORDED.groupby(["init", "step"], sort=False).groups)
     for run in layers.runs:
         same = (RECORDED["init"] == run["init"]) & (RECORDED["step"] == run["step"])
         rows = RECORDED[same].set_index("iteration").loc[run["iteration"]]
@@ -225,6 +225,13 @@ def test_layers_are_rows_of_the_recorded_tables(tmp_path: Path) -> None:
     code = "given[1].map((iteration) => rowAt(given[0], iteration))"
     found = evaluate(tmp_path, "layers", code, [layers.runs[0], asked])
     assert found == [0, 0, 0, 1, 55, 100, 100]
+
+
+def test_layers_show_the_first_of_several_seeds() -> None:
+    more = [RECORDED.assign(seed=seed, loss=seed) for seed in (7, 5, 6)]
+    layers = Layers(pd.concat(more))
+    assert {value for run in layers.runs for value in run["loss"]} == {5}
+    assert len(layers.runs) == RECORDED.groupby(["init", "step"]).ngroups
 
 
 def test_layers_need_both_starts() -> None:

@@ -22,7 +22,7 @@ from balancing.experiments.du2018 import figure1 as run_figure1
 from balancing.experiments.du2018 import figure2 as run_figure2
 from balancing.experiments.saul2023 import Figure2Config as SaulConfig
 from balancing.experiments.saul2023 import figure2 as run_saul_figure2
-from balancing.plots._style import COLOURS
+from balancing.plots._style import COLOURS, band, make_axes, seeds_note
 from balancing.plots._svg import inline_svg
 
 INK = "#010203"  # becomes the page's own text colour
@@ -42,6 +42,16 @@ PASSES = (
     {"fast": {3: 4.0, 30: 5.0}},
 )
 PROFILES = {0: np.array([2, 0.5]), 5: np.ones(2)}, {0: np.array([2, 0.5]), 5: np.array([1.1, 0.9])}
+
+
+# three seeds; medians 0.02, 0.04, 0.1
+CHANGES = pd.DataFrame(
+    [
+        {"step": step, "seed": seed, "change": change * (1 + part)}
+        for step, change in ((0.08, 0.1), (0.04, 0.04), (0.02, 0.02))
+        for seed, part in ((2, 0.5), (0, -0.5), (1, 0))
+    ]
+)
 
 
 def line(scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,8 +76,7 @@ def conserved() -> Figure:
 
 
 def drift() -> Figure:
-    steps = pd.Series({0.08: 0.1, 0.04: 0.04, 0.02: 0.02})
-    return plots.drift(steps, fitted=[0.04, 0.02])
+    return plots.drift(CHANGES, fitted=[0.04, 0.02])
 
 
 def predicted_drift() -> Figure:
@@ -76,7 +85,14 @@ def predicted_drift() -> Figure:
     return plots.predicted_drift(changes, units, torch.tensor([0.3, -0.25, 0.05]))
 
 
-CURVES = {"gd": pd.Series({0.01: 1e-4, 0.02: 2e-4}), "sgd": pd.Series({0.01: 4e-4, 0.02: 9e-4})}
+DRIFTS = pd.DataFrame(
+    [
+        {"optimizer": name, "rate": rate, "seed": seed, "change": change * (1 + part)}
+        for name, changes in (("gd", (1e-4, 2e-4)), ("sgd", (4e-4, 9e-4)))
+        for rate, change in zip((0.01, 0.02), changes, strict=True)
+        for seed, part in enumerate((0, 0.5, -0.5))
+    ]
+)
 KEPT = pd.DataFrame({"seed": [0, 0, 1, 1], "time": [0.0, 2, 0, 2], "kept": [1, 0.7, 1, 0.6]})
 
 
@@ -86,7 +102,15 @@ def entries() -> Figure:
 
 
 RANK_ONE = rank_one(Theorem32Config(), 20, 0)
-FACTORS = run_figure1(Figure1Config(shape=(6, 5), iterations=20, record_every=5))
+RANK_ONES = pd.concat([RANK_ONE.assign(seed=0), rank_one(Theorem32Config(), 20, 1).assign(seed=1)])
+FACTORS = pd.concat(
+    [
+        run_figure1(Figure1Config(shape=(6, 5), iterations=20, record_every=5, seed=s)).assign(
+            seed=s
+        )
+        for s in range(3)
+    ]
+)
 
 
 def escape() -> Figure:
@@ -95,7 +119,8 @@ def escape() -> Figure:
 
 
 def schedules() -> Figure:
-    runs = {name: FACTORS[FACTORS["objective"] == k] for name, k in (("one", 2), ("other", 3))}
+    both = FACTORS[FACTORS["init"] == "balanced"]
+    runs = {name: both[both["objective"] == k] for name, k in (("one", 2), ("other", 3))}
     times = {name: np.arange(1.0, 20.0) for name in runs}
     return plots.schedules(runs, times, escape_time=7.0)
 
@@ -257,7 +282,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "unrolled": lambda: plots.unrolled(torch.tensor([[1.0, 2, 0], [0, 1, 2], [0, 0, 1]]), (3, 1)),
     "shared": lambda: plots.shared(torch.arange(3.0), torch.ones(3), torch.arange(3.0)),
     "predicted_drift": predicted_drift,
-    "drifts": lambda: plots.drifts({"one": CURVES, "other": {"adam": CURVES["gd"]}}),
+    "drifts": lambda: plots.drifts(DRIFTS, {"one": ["gd", "sgd"], "other": ["sgd"]}),
     "kept": lambda: plots.kept({"SGD": KEPT}, {"decay": 0.1}),
     "figure2": lambda: plots.figure2(TABLE),
     "losses": lambda: plots.losses(TABLE),
@@ -265,9 +290,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "escape": escape,
     "figure1": lambda: plots.figure1(FACTORS),
     "schedules": schedules,
-    "two_stages": lambda: plots.two_stages(RANK_ONE, half_time=60, rate=0.9),
+    "two_stages": lambda: plots.two_stages(RANK_ONE, RANK_ONES, half_time=60, rate=0.9),
     "rank_one_steps": rank_one_steps,
-    "signal_ratios": lambda: plots.signal_ratios({"one run": RANK_ONE}),
+    "signal_ratios": lambda: plots.signal_ratios({"one run": RANK_ONE}, RANK_ONES),
     "one_unit": lambda: plots.one_unit(1.0, 4.0, 0.5),
     "norm_contours": norm_contours,
     "hinge": hinge,
@@ -315,7 +340,7 @@ def test_axes_are_labelled(name: str) -> None:
         assert axes.get_xlabel()
         # a panel may share its neighbour's axis, and those of figure 2 are named by their titles
         row = axes.get_shared_y_axes().get_siblings(axes)
-        named = title_of(axes) and figure.axes[0].get_legend()
+        named = title_of(axes) and (figure.legends or figure.axes[0].get_legend())
         assert any(each.get_ylabel() for each in row) or named
         assert axes.has_data()
     assert plt.get_fignums() == []
@@ -508,8 +533,75 @@ def test_predicted_drift_is_no_fit() -> None:
         np.testing.assert_allclose(points.get_offsets()[:, 1], values)
 
 
+def edges(axes: Axes, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and the upper edge of a band, at each x of its line."""
+    (path,) = axes.collections[index].get_paths()
+    x, y = path.vertices[:-1].T
+    ends = [(y[x == at].min(), y[x == at].max()) for at in np.unique(x)]
+    low, high = np.array(ends).T
+    return low, high
+
+
+def test_band_is_the_median_and_the_middle_80_percent() -> None:
+    """Of 0, 1, ..., 10 times x the quantiles 0.1, 0.5 and 0.9 are 1, 5 and 9 times x."""
+    rows = [(seed, x, seed * x) for x in (4, 1, 2) for seed in reversed(range(11))]
+    (axes,) = make_axes()[1]
+    band(axes, pd.DataFrame(rows, columns=["seed", "x", "y"]), "x", "y", 2, label="it")
+    (drawn,) = axes.get_lines()
+    assert drawn.get_xydata().tolist() == [[1, 5], [2, 10], [4, 20]]
+    assert (drawn.get_color(), drawn.get_label()) == (COLOURS[2], "it")
+    low, high = edges(axes)
+    np.testing.assert_allclose(low, [1, 2, 4])
+    np.testing.assert_allclose(high, [9, 18, 36])
+    assert axes.collections[0].get_alpha() < 0.5  # faint beside its line
+
+
+def test_band_ends_where_the_first_run_ends() -> None:
+    table = pd.DataFrame({"x": [0, 1, 2, 0, 1], "y": [1.0, 2, 3, 3, 4], "seed": [0, 0, 0, 1, 1]})
+    (axes,) = make_axes()[1]
+    band(axes, table, "x", "y", None)
+    (drawn,) = axes.get_lines()
+    assert drawn.get_xydata().tolist() == [[0, 2], [1, 3]]
+    assert drawn.get_color() == INK
+
+
+def test_band_over_runs_that_failed_keeps_its_median() -> None:
+    """A loss that has become infinite is above all others, and no warning is raised."""
+    table = pd.DataFrame({"x": [0] * 5, "y": [1.0, 2, 3, np.inf, np.inf]})
+    (axes,) = make_axes()[1]
+    axes.set_yscale("log")
+    band(axes, table, "x", "y", 0)
+    assert axes.get_lines()[0].get_ydata().tolist() == [3]
+
+
+def test_note_counts_the_seeds() -> None:
+    assert seeds_note(pd.DataFrame({"seed": [3, 3]})) == "one seed"
+    assert seeds_note(pd.DataFrame({"seed": [0, 1, 1, 7]})) == "median, 10–90 % of 3 seeds"
+
+
+NOTED = (
+    "figure2", "losses", "drift", "drifts", "kept", "figure1", "schedules", "two_stages",
+    "signal_ratios", "convergence", "rounding_errors", "sparsity", "bad_starts", "race",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_figure_with_bands_says_what_they_are(name: str) -> None:
+    figure = FIGURES[name]()
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+    said = [
+        text.get_text()
+        for legend in legends
+        if legend is not None
+        for text in (legend.get_title(), *legend.get_texts())
+    ]
+    notes = [text for text in said if text == "one seed" or "10–90 %" in text]
+    assert len(notes) == 1
+    assert any(axes.collections for axes in figure.axes)
+
+
 def test_drifts_has_a_line_of_slope_one_through_the_first_of_each() -> None:
-    axes = plots.drifts({"one": CURVES}).axes[0]
+    axes = plots.drifts(DRIFTS, {"one": ["gd", "sgd"]}).axes[0]
     drawn = [line.get_ydata() for line in axes.get_lines()]
     expected = [[1e-4, 2e-4], [1e-4, 2e-4], [4e-4, 9e-4], [4e-4, 8e-4]]
     np.testing.assert_allclose(drawn, expected)
@@ -517,12 +609,17 @@ def test_drifts_has_a_line_of_slope_one_through_the_first_of_each() -> None:
     assert labels == ["gd", "sgd", "slope 1"]
 
 
-def test_kept_shows_each_seed_and_the_exponential() -> None:
+def test_drift_fits_its_line_to_medians() -> None:
+    (axes,) = drift().axes
+    slope_one, measured = axes.get_lines()
+    np.testing.assert_allclose(slope_one.get_ydata(), [0.02, 0.04, 0.08])
+    np.testing.assert_allclose(measured.get_xydata(), [[0.02, 0.02], [0.04, 0.04], [0.08, 0.1]])
+
+
+def test_kept_shows_the_median_of_the_seeds_and_the_exponential() -> None:
     (axes,) = plots.kept({"SGD": KEPT}, {"decay": 0.1}).axes
-    first, second, expected = axes.get_lines()
-    assert first.get_ydata().tolist() == [1, 0.7]
-    assert second.get_ydata().tolist() == [1, 0.6]
-    assert first.get_color() == second.get_color()
+    median, expected = axes.get_lines()
+    np.testing.assert_allclose(median.get_ydata(), [1, 0.65])
     times = expected.get_xdata()
     assert (times.min(), times.max()) == (0, 2)
     np.testing.assert_allclose(expected.get_ydata(), np.exp(-0.2 * times))
@@ -554,16 +651,18 @@ def test_figure1_tells_the_objectives_apart_by_dash() -> None:
         assert title_of(axes).endswith(f"{init}: {kind}")
         solid, dashed = axes.get_lines()[:2]
         for drawn, objective in ((solid, 3), (dashed, 2)):
-            run = FACTORS[(FACTORS["init"] == init) & (FACTORS["objective"] == objective)]
+            runs = FACTORS[(FACTORS["init"] == init) & (FACTORS["objective"] == objective)]
             assert drawn.get_label() == f"objective ({objective})"
-            assert drawn.get_ydata().tolist() == run[kind].tolist()
+            median = runs.pivot(index="iteration", columns="seed", values=kind).median(axis=1)
+            assert drawn.get_ydata().tolist() == median.tolist()
         assert solid.get_linestyle() == "-"
         assert dashed.is_dashed()
 
 
 def test_rate_of_two_stages_ends_on_the_error() -> None:
     """The thin line is no fit: it has the given rate, and one point in common with the error."""
-    error, line = plots.two_stages(RANK_ONE, half_time=60, rate=0.9).axes[1].get_lines()[:2]
+    drawn = plots.two_stages(RANK_ONE, RANK_ONES, half_time=60, rate=0.9).axes[1].get_lines()
+    _, error, line = drawn[:3]
     assert line.get_ydata()[-1] == error.get_ydata()[-1]
     assert line.get_xdata().min() >= 60
     np.testing.assert_allclose(line.get_ydata()[1:] / line.get_ydata()[:-1], 0.9)
@@ -732,31 +831,28 @@ def test_a_method_looks_the_same_in_all_panels_of_finite_steps() -> None:
     assert shown.get_ydata().tolist() == [1e-16, 1e-16]
 
 
-def test_race_draws_every_run_and_the_mean() -> None:
+def test_race_draws_the_median() -> None:
     panels = plots.race(RACE).axes
     assert [title_of(axes) for axes in panels] == ["2 epochs", "4 epochs", "", ""]
     for axes, (quantity, epochs) in zip(
         panels, [("objective", 2), ("objective", 4), ("small", 2), ("small", 4)], strict=True
     ):
-        one, two, mean = axes.get_lines()[:3]  # the flow's
-        run = RACE[(RACE["epochs"] == epochs) & (RACE["method"] == "flow") & (RACE["seed"] == 0)]
-        assert one.get_ydata().tolist() == run[quantity].tolist()
-        assert mean.get_xdata().tolist() == run["epoch"].tolist()
-        both = np.array([one.get_ydata(), two.get_ydata()])
-        np.testing.assert_allclose(mean.get_ydata(), both.mean(0))
-        assert mean.get_label() == "flow"
+        flow = axes.get_lines()[0]
+        runs = RACE[(RACE["epochs"] == epochs) & (RACE["method"] == "flow")]
+        median = runs.pivot(index="epoch", columns="seed", values=quantity).median(axis=1)
+        assert flow.get_label() == "flow"
+        np.testing.assert_allclose(flow.get_xdata(), median.index)
+        np.testing.assert_allclose(flow.get_ydata(), median)
 
 
-def test_rounding_errors_are_means_with_their_deviations() -> None:
+def test_rounding_errors_are_medians_with_their_bands() -> None:
     figure = plots.rounding_errors(PRACTICE[PRACTICE["bits"] == 8])
     assert [title_of(axes) for axes in figure.axes] == ["fully connected", "convolutional"]
     first = figure.axes[0].get_lines()[0]
     np.testing.assert_allclose(first.get_ydata(), [0.015, 0.025])  # seeds 0 and 1
-    (bars,) = figure.axes[0].containers[0][2]
-    np.testing.assert_allclose(
-        [segment[:, 1] for segment in bars.get_segments()],
-        [[m - 0.01 / 2**0.5, m + 0.01 / 2**0.5] for m in (0.015, 0.025)],
-    )
+    low, high = edges(figure.axes[0])
+    np.testing.assert_allclose(low, [0.011, 0.021])
+    np.testing.assert_allclose(high, [0.019, 0.029])
 
 
 def test_sparsity_has_a_panel_for_each_network_and_scale() -> None:
@@ -767,7 +863,7 @@ def test_sparsity_has_a_panel_for_each_network_and_scale() -> None:
     np.testing.assert_allclose(figure.axes[0].get_lines()[0].get_ydata(), [0.75, 0.55])
 
 
-def test_bad_starts_shows_each_run_and_the_mean() -> None:
+def test_bad_starts_shows_runs_with_the_fix_in_every_panel() -> None:
     axes, other = plots.bad_starts(STARTS, {"sgd": "SGD", "sgd, fix first": "fix"}).axes
-    assert len(axes.get_lines()) == len(other.get_lines()) == 2 * (2 + 1)  # the fix in both
-    assert axes.get_lines()[2].get_ydata().tolist() == [2, 1, 2 / 3]
+    assert len(axes.get_lines()) == len(other.get_lines()) == 2
+    assert axes.get_lines()[1].get_ydata().tolist() == [2, 1, 2 / 3]

@@ -287,11 +287,12 @@ def _from_layer_sums(table: pd.DataFrame) -> float:
             dtype=torch.float64,
             generator=generator,
         )
+        with torch.no_grad():  # the biases are zero
+            sizes = [w.abs() for w in net.parameters() if w.dim() > 1]
         runs = table[table["network"] == name]
         for p in sorted(runs["p"].unique()):
-            # eq. (1) row by row, without the biases, which are zero: each power is taken once
-            with torch.no_grad():
-                rows = [(w.abs() ** p).sum(1) for w in net.parameters() if w.dim() > 1]
+            # eq. (1) row by row, so that each power of the weights is taken once
+            rows = [(size**p).sum(1) for size in sizes]
             for q in runs["q"][runs["p"] == p].unique():
                 run = runs[(runs["p"] == p) & (runs["q"] == q)]
                 updates = run["update"].to_numpy()

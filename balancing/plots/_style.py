@@ -25,9 +25,11 @@ __all__ = [
     "FIGURE_TYPE",
     "INK",
     "FigureOutput",
+    "band",
     "draw_line",
     "finish",
     "make_axes",
+    "seeds_note",
     "show",
     "styled",
 ]
@@ -155,6 +157,40 @@ def make_axes(columns: int = 1, rows: int = 1, *, height: float = 3.0) -> tuple[
 
 def draw_line(axes: Axes, x: Any, y: Any, index: int, **options: Any) -> None:
     axes.plot(x, y, color=COLOURS[index], linestyle=DASHES[index], **options)
+
+
+def band(
+    axes: Axes, table: pd.DataFrame, x: str, y: str, index: int | None, **options: Any
+) -> None:
+    """The median over the seeds as a line, and the range of their middle 80 % as a faint band.
+
+    Quantiles are taken at each x by itself, so they suit linear and logarithmic axes alike, and
+    the median need not be a run. Nothing is drawn at an x that not all runs have.
+
+    Args:
+        axes: where to draw.
+        table: one row a run and x.
+        x: name of a column.
+        y: name of a column.
+        index: colour and dash of the line; None for the colour of the text.
+        options: of the line.
+    """
+    groups = table.groupby(x)[y]
+    complete = groups.size() == groups.size().max()
+    with np.errstate(invalid="ignore"):  # the loss of a run that has failed is infinite
+        low, median, high = (groups.quantile(part)[complete] for part in (0.1, 0.5, 0.9))
+    look: Any = {"color": INK if index is None else COLOURS[index], "alpha": 0.2, "linewidth": 0}
+    axes.fill_between(low.index, low, high, zorder=1, **look)
+    if index is None:
+        axes.plot(median.index, median, color=INK, **options)
+    else:
+        draw_line(axes, median.index, median, index, **options)
+
+
+def seeds_note(table: pd.DataFrame) -> str:
+    """What line and band of :func:`band` are, for a legend: the number of seeds is counted."""
+    seeds = table["seed"].unique()
+    return "one seed" if len(seeds) == 1 else f"median, 10–90 % of {len(seeds)} seeds"
 
 
 def finish(figure: Figure, legend: Axes | None = None, **options: Any) -> Figure:

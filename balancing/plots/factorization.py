@@ -10,7 +10,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from balancing.plots._style import COLOURS, INK, draw_line, finish, make_axes, styled
+from balancing.plots._style import (
+    COLOURS,
+    INK,
+    band,
+    draw_line,
+    finish,
+    make_axes,
+    seeds_note,
+    styled,
+)
 
 __all__ = [
     "escape",
@@ -65,8 +74,10 @@ def escape(
 def figure1(table: pd.DataFrame) -> Figure:
     """Du, Hu and Lee 2018, Figure 1: error, gap and ratio of the factors, for both objectives.
 
+    Medians over the seeds, and the range of their middle 80 %.
+
     Args:
-        table: from :func:`balancing.experiments.du2018.figure1`.
+        table: from :func:`balancing.experiments.du2018.figure1`, any number of seeds.
     """
     figure, panels = make_axes(3, 2, height=2.5)
     for row, init in enumerate(("balanced", "unbalanced")):
@@ -75,19 +86,22 @@ def figure1(table: pd.DataFrame) -> Figure:
             # (3) first, wide and pale: where the two coincide, the dashes of (2) lie on top
             for index, objective in enumerate((3, 2)):
                 look: Any = {"linewidth": (4, 1.8)[index], "alpha": (0.5, 1)[index]}
-                run = table[(table["init"] == init) & (table["objective"] == objective)]
+                runs = table[(table["init"] == init) & (table["objective"] == objective)]
                 label = f"objective ({objective})"
-                draw_line(axes, run["iteration"], run[kind], index, label=label, **look)
+                band(axes, runs, "iteration", kind, index, label=label, **look)
             letter = "abcdef"[3 * row + column]
             axes.set(title=f"({letter}) {init}: {kind}", xlabel="iteration", yscale="log")
             if kind == "ratio":
                 axes.axhline(1, color=INK, alpha=0.5, linewidth=1, zorder=1)
-                ticks = [1, 1.05, 1.1] if init == "balanced" else [1, 3, 10, 30, 100]
+                ticks = [1, 1.2, 1.4] if init == "balanced" else [1, 3, 10, 30, 100]
                 axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
                 axes.minorticks_off()
             else:
                 axes.set_ylim(1e-12, 10)  # below, there is rounding only
-    return finish(figure, legend=panels[0], fontsize=9)
+    lines = panels[0].get_legend_handles_labels()
+    note: Any = {"title": seeds_note(table), "ncols": 2}
+    figure.legend(*lines, loc="lower center", bbox_to_anchor=(0.5, 1), **note)
+    return figure
 
 
 @styled
@@ -97,14 +111,16 @@ def schedules(
     """Errors under several schedules of the step, and the time that their steps add up to.
 
     Args:
-        runs: name of the schedule -> history of :func:`balancing.factorize`.
+        runs: name of the schedule -> histories of :func:`balancing.factorize`, one below the
+            other, with a column ``seed``; medians and bands over the seeds.
         times: name of the schedule -> sum of the step sizes so far, one number a step.
         escape_time: the time that it takes to leave the saddle.
     """
     figure, (left, right) = make_axes(2)
     for index, (name, run) in enumerate(runs.items()):
-        start = run["error"].iloc[0]
-        draw_line(left, 1 + run["iteration"], run["error"] / start, index, label=name)
+        start = run.groupby("seed")["error"].transform("first")
+        shown = run.assign(step=1 + run["iteration"], part=run["error"] / start)
+        band(left, shown, "step", "part", index, label=name)
         draw_line(right, np.arange(1, 1 + len(times[name])), times[name], index, label=name)
     right.axhline(escape_time, color=INK, linewidth=1, alpha=0.6)
     right.annotate(
@@ -120,18 +136,23 @@ def schedules(
     left.set(ylabel=r"$\|E_t\|_F \,/\, \|E_0\|_F$", ylim=(1e-12, 10))
     right.set(xscale="log", yscale="log", xlabel="number of steps", title="Time")
     right.set_ylabel(r"$\eta_0 + \eta_1 + \dots$")
-    return finish(figure, legend=left, loc="lower left", fontsize=9)
+    note = seeds_note(pd.concat(runs.values()))
+    return finish(figure, legend=left, loc="lower left", fontsize=9, title=note, title_fontsize=9)
 
 
 # --- chapter 07 ----------------------------------------------------------------------------------
 
 
 @styled
-def two_stages(path: pd.DataFrame, *, half_time: float, rate: float) -> Figure:
+def two_stages(
+    path: pd.DataFrame, others: pd.DataFrame, *, half_time: float, rate: float
+) -> Figure:
     """A rank-one run: its four numbers, and its error with the rate that theory gives.
 
     Args:
         path: from :func:`balancing.experiments.du2018.rank_one`.
+        others: runs of several seeds, with a column ``seed``; the error of the middle 80 % of
+            them is drawn until the first has ended.
         half_time: predicted iteration at which the product of the signals is half of sigma1.
         rate: predicted factor a step of the error at the end.
     """
@@ -143,7 +164,8 @@ def two_stages(path: pd.DataFrame, *, half_time: float, rate: float) -> Figure:
         look: Any = {"linewidth": 4, "alpha": 0.5} if name == "signal_u" else {}
         draw_line(left, steps, path[name].abs(), index, label=label, **look)
     left.set(yscale="log", xlabel="iteration", ylabel="size", title="Signals and noise")
-    draw_line(right, steps, path["error"], 0, label="error")
+    band(right, others, "iteration", "error", 1, label=seeds_note(others))
+    draw_line(right, steps, path["error"], 0, label="this run")
     last, after = path.iloc[-1], steps >= half_time
     line = last["error"] * rate ** (steps[after] - last["iteration"])
     label = f"a factor of {rate:g} a step"
@@ -187,14 +209,17 @@ def rank_one_steps(table: pd.DataFrame, medians: pd.Series[float], line: tuple[A
 
 
 @styled
-def signal_ratios(paths: Mapping[str, pd.DataFrame]) -> Figure:
+def signal_ratios(paths: Mapping[str, pd.DataFrame], others: pd.DataFrame) -> Figure:
     """The ratio of the two signals along rank-one runs.
 
     Args:
         paths: label -> table of :func:`balancing.experiments.du2018.rank_one`.
+        others: runs of several seeds, with a column ``seed``: their median and the range of their
+            middle 80 % are drawn behind.
     """
     figure, (axes,) = make_axes()
-    axes.axhline(1, color=INK, linewidth=1, alpha=0.6)
+    note = seeds_note(others)
+    band(axes, others, "iteration", "ratio", None, linewidth=1, alpha=0.6, label=note)
     for index, (label, path) in enumerate(paths.items()):
         draw_line(axes, path["iteration"], path["ratio"], index, label=label)
     axes.set(xscale="linear", yscale="log", xlabel="iteration", ylabel="$|a| / |b|$")

@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETRIGHT
 from torch import Tensor
 
-from balancing.plots._style import COLOURS, INK, draw_line, finish, make_axes, styled
+from balancing.plots._style import (
+    COLOURS,
+    INK,
+    band,
+    draw_line,
+    finish,
+    make_axes,
+    seeds_note,
+    styled,
+)
 
 __all__ = [
     "auxiliary",
@@ -198,15 +207,17 @@ def safe_exponents(ratios: np.ndarray, exponents: np.ndarray, risen: np.ndarray)
 def convergence(table: pd.DataFrame) -> Figure:
     """Figure 2 of Saul 2023: the norm over its initial value against the number of updates.
 
+    Medians over the seeds, and the range of their middle 80 %.
+
     Args:
-        table: a run of :func:`balancing.experiments.saul2023.figure2` with one seed.
+        table: from :func:`balancing.experiments.saul2023.figure2`, any number of seeds.
     """
     panels = table.groupby(["p", "q"], sort=False)
     figure, every = make_axes(4, -(-len(panels) // 4), height=2.3)
     for axes, ((p, q), panel) in zip(every, panels, strict=False):
         for index, (name, run) in enumerate(panel.groupby("network", sort=False)):
             label = f"{str(name).count('-') - 1} hidden layers"
-            draw_line(axes, run["update"], run["ratio"], index, label=label)
+            band(axes, run, "update", "ratio", index, label=label)
         axes.set(title=f"$({p:g}, {q:g})$", xlabel="update", ylim=(0, 1.03))
         axes.sharey(every[0])
         axes.tick_params(labelleft=axes in every[::4])
@@ -215,7 +226,8 @@ def convergence(table: pd.DataFrame) -> Figure:
     for axes in every[len(panels) :]:
         axes.remove()
     lines = every[0].get_legend_handles_labels()
-    figure.legend(*lines, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    note: Any = {"title": seeds_note(table), "ncols": 3}
+    figure.legend(*lines, loc="lower center", bbox_to_anchor=(0.5, 1), **note)
     return figure
 
 

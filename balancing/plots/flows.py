@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
-from balancing.plots._style import COLOURS, INK, draw_line, finish, make_axes, styled
+from balancing.plots._style import (
+    COLOURS,
+    INK,
+    band,
+    draw_line,
+    finish,
+    make_axes,
+    seeds_note,
+    styled,
+)
 
 __all__ = [
     "departure",
@@ -152,6 +162,8 @@ def finite_steps(
 def race(table: pd.DataFrame) -> Figure:
     """Training with one penalty by several methods: objective and small weights over the epochs.
 
+    Medians over the seeds, and the range of their middle 80 %.
+
     Args:
         table: runs of :func:`balancing.experiments.pairing.pairing` with one penalty; a column of
             panels for each length.
@@ -166,10 +178,7 @@ def race(table: pd.DataFrame) -> Figure:
             axes = every[row * len(lengths) + column]
             for index, (method, name) in enumerate(names.items()):
                 runs = table[(table["epochs"] == epochs) & (table["method"] == method)]
-                for _, run in runs.groupby("seed"):
-                    draw_line(axes, run["epoch"], run[quantity], index, linewidth=0.6, alpha=0.5)
-                mean = runs.groupby("epoch")[quantity].mean()
-                draw_line(axes, mean.index, mean, index, label=name)
+                band(axes, runs, "epoch", quantity, index, label=name)
             axes.sharey(every[row * len(lengths)])
             axes.set_xlabel("epoch")
             if row == 0:
@@ -182,5 +191,6 @@ def race(table: pd.DataFrame) -> Figure:
             if column == 0:
                 axes.set_ylabel(label)
     lines = every[0].get_legend_handles_labels()
-    figure.legend(*lines, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    note: Any = {"title": seeds_note(table), "ncols": 3}
+    figure.legend(*lines, loc="lower center", bbox_to_anchor=(0.5, 1), **note)
     return figure

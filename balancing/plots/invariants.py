@@ -11,7 +11,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from balancing.plots._style import COLOURS, INK, draw_line, finish, make_axes, styled
+from balancing.plots._style import (
+    COLOURS,
+    INK,
+    band,
+    draw_line,
+    finish,
+    make_axes,
+    seeds_note,
+    styled,
+)
 
 __all__ = [
     "conserved",
@@ -208,28 +217,33 @@ def predicted_drift(
 
 
 @styled
-def drifts(panels: Mapping[str, Mapping[str, pd.Series[float]]]) -> Figure:
-    """Drift over a fixed time against the rate, for several optimizers.
+def drifts(table: pd.DataFrame, panels: Mapping[str, Sequence[str]]) -> Figure:
+    """Drift over a fixed time against the rate, for several optimizers; bands over the seeds.
 
     Args:
-        panels: title of the panel -> name of the optimizer -> relative change of the invariants,
-            indexed by the rate. A thin line of slope one runs through the first of each.
+        table: last rows of :func:`balancing.experiments.du2018.optimizers`, one a run: columns
+            ``optimizer``, ``rate``, ``seed``, ``change``.
+        panels: title of the panel -> names of optimizers, up to four. A thin line of slope one
+            runs through the first median of each.
     """
     figure, axes = make_axes(len(panels))
-    for panel, (title, curves) in zip(axes, panels.items(), strict=True):
+    for panel, (title, names) in zip(axes, panels.items(), strict=True):
         panel.sharey(axes[0])
-        for index, (label, change) in enumerate(curves.items()):
-            rates = change.index.to_numpy(dtype=float)
-            options: Any = {"marker": "os^D"[index], "markersize": 5, "label": label}
-            draw_line(panel, rates, change, index, **options)
-            slope = change.iloc[0] * rates / rates[0]
-            note = "slope 1" if index == len(curves) - 1 else None
-            panel.plot(rates, slope, color=INK, linewidth=0.8, alpha=0.5, zorder=1, label=note)
+        for index, name in enumerate(names):
+            runs = table[table["optimizer"] == name]
+            options: Any = {"marker": "os^D"[index], "markersize": 5, "label": name}
+            band(panel, runs, "rate", "change", index, **options)
+            rates = np.sort(runs["rate"].unique())
+            first = runs["change"][runs["rate"] == rates[0]].median()
+            note = "slope 1" if index == len(names) - 1 else None
+            slope: Any = {"color": INK, "linewidth": 0.8, "alpha": 0.5, "zorder": 1}
+            panel.plot(rates, first * rates / rates[0], label=note, **slope)
         panel.set(title=title, xscale="log", yscale="log", xlabel="rate")
         panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
         panel.minorticks_off()
         panel.legend(fontsize=9)
     axes[0].set_ylabel(r"$\|I(T) - I(0)\| \,/\, \|I(0)\|$")
+    figure.legend([], [], title=seeds_note(table), loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
@@ -239,21 +253,20 @@ def kept(runs: Mapping[str, pd.DataFrame], decays: Mapping[str, float]) -> Figur
 
     Args:
         runs: name of the optimizer -> rows of
-            :func:`balancing.experiments.du2018.optimizers`; one line a seed.
+            :func:`balancing.experiments.du2018.optimizers` with one rate; bands over the seeds.
         decays: label -> strength :math:`\lambda`, drawn as :math:`e^{-2 \lambda t}`.
     """
     figure, (axes,) = make_axes()
     for index, (name, table) in enumerate(runs.items()):
-        for seed, run in table.groupby("seed"):
-            label = name if seed == table["seed"].iloc[0] else None
-            draw_line(axes, run["time"], run["kept"], index, label=label, linewidth=1.4)
+        band(axes, table, "time", "kept", index, label=name)
     times = np.linspace(0, max(table["time"].max() for table in runs.values()), 13)
     for index, (label, decay) in enumerate(decays.items()):
         marker: Any = {"marker": "ox"[index], "markersize": 5, "markerfacecolor": "none"}
         line: Any = {"color": INK, "linewidth": 0, "label": label, "zorder": 3}
         axes.plot(times, np.exp(-2 * decay * times), **line, **marker)
     axes.set(xlabel="time $t$", ylabel="fraction kept", ylim=(0, None))
-    return finish(figure, loc="center left", bbox_to_anchor=(1, 0.5))
+    note = seeds_note(pd.concat(runs.values()))
+    return finish(figure, loc="center left", bbox_to_anchor=(1, 0.5), title=note)
 
 
 # --- chapter 05 ----------------------------------------------------------------------------------
@@ -263,8 +276,10 @@ def kept(runs: Mapping[str, pd.DataFrame], decays: Mapping[str, float]) -> Figur
 def figure2(table: pd.DataFrame) -> Figure:
     """Du, Hu and Lee 2018, Figure 2: gaps and ratios of squared norms, from both starts.
 
+    Medians over the seeds, and the range of their middle 80 %.
+
     Args:
-        table: from :func:`balancing.experiments.du2018.figure2`.
+        table: from :func:`balancing.experiments.du2018.figure2`, any number of seeds.
     """
     figure, panels = make_axes(2, 2, height=2.7)
     for row, init in enumerate(("balanced", "unbalanced")):
@@ -274,12 +289,12 @@ def figure2(table: pd.DataFrame) -> Figure:
             sign = "-" if kind == "gap" else "/"
             for index, (above, below) in enumerate(((1, 2), (2, 3))):
                 label = rf"$\|W^{{({above})}}\|_F^2 {sign} \|W^{{({below})}}\|_F^2$"
-                draw_line(axes, run["iteration"], run[f"{kind}{above}{below}"], index, label=label)
+                band(axes, run, "iteration", f"{kind}{above}{below}", index, label=label)
             if kind == "gap":
                 # on the scale of the norms: a gap is small or large beside them only
                 axes.set_ylim(-1.1, run["norm1"].max() * 1.05)
-                axes.plot(run["iteration"], run["norm1"], color=INK, alpha=0.5, linewidth=1)
-                last = run["norm1"].iloc[-1]
+                band(axes, run, "iteration", "norm1", None, alpha=0.5, linewidth=1)
+                last = run.groupby("iteration")["norm1"].median().iloc[-1]
                 note = r"$\|W^{(1)}\|_F^2$"
                 axes.annotate(
                     note,
@@ -292,43 +307,46 @@ def figure2(table: pd.DataFrame) -> Figure:
             else:
                 axes.set_yscale("log")
                 axes.axhline(1, color=INK, alpha=0.5, linewidth=1)
-                ticks = [0.99, 1, 1.01] if init == "balanced" else [1, 2, 5, 10]
+                ticks = [0.9, 1, 1.1] if init == "balanced" else [1, 2, 5, 10]
                 axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
                 axes.minorticks_off()
                 if init == "balanced":
-                    axes.set_ylim(0.98, 1.02)
+                    axes.set_ylim(0.87, 1.15)
             letter = "abcd"[2 * row + column]
             axes.set(title=f"({letter}) {init} start: {kind}s", xlabel="iteration")
+    figure.legend([], [], title=seeds_note(table), loc="lower center", bbox_to_anchor=(0.5, 1))
     return finish(figure)
 
 
 @styled
 def losses(table: pd.DataFrame) -> Figure:
-    """Loss against iterations, one line an initialization; logarithmic."""
+    """Loss against iterations, a line and a band an initialization; logarithmic."""
     figure, (axes,) = make_axes()
-    for index, (init, run) in enumerate(table.groupby("init", sort=False)):
-        draw_line(axes, run["iteration"], run["loss"], index, label=f"{init} start")
+    for index, (init, runs) in enumerate(table.groupby("init", sort=False)):
+        band(axes, runs, "iteration", "loss", index, label=f"{init} start")
     axes.set(yscale="log", xlabel="iteration", ylabel="loss")
-    return finish(figure)
+    return finish(figure, title=seeds_note(table))
 
 
 @styled
-def drift(changes: pd.Series[float], *, fitted: Sequence[float]) -> Figure:
+def drift(changes: pd.DataFrame, *, fitted: Sequence[float]) -> Figure:
     """Final drift of a gap against the step size, with a line of slope one.
 
     Args:
-        changes: step size -> absolute change of the gap over a fixed time.
-        fitted: the step sizes to which the line is fitted.
+        changes: columns ``step``, ``seed``, and ``change``, the absolute change of the gap over a
+            fixed time; medians and bands over the seeds.
+        fitted: the step sizes to whose medians the line is fitted.
     """
     figure, (axes,) = make_axes()
-    steps = changes.index.to_numpy(dtype=float)
-    values = changes.to_numpy(dtype=float)
+    medians = changes.groupby("step")["change"].median()
+    steps = medians.index.to_numpy(dtype=float)
+    values = medians.to_numpy(dtype=float)
     chosen = np.isin(steps, fitted)
     rate = np.exp(np.mean(np.log(values[chosen] / steps[chosen])))
     axes.plot(steps, rate * steps, color=INK, linewidth=1, alpha=0.6, label="slope 1")
-    axes.plot(steps, values, "o", color=COLOURS[1], label="measured")
+    band(axes, changes, "step", "change", 1, marker="o", label="measured")
     axes.set(xscale="log", yscale="log", xlabel=r"step size $\eta$")
     axes.set_ylabel(r"change of $\|W^{(1)}\|_F^2 - \|W^{(2)}\|_F^2$")
     axes.set_xticks(steps, [f"{step:g}" for step in steps])
     axes.minorticks_off()
-    return finish(figure)
+    return finish(figure, title=seeds_note(changes))

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from balancing.plots._style import COLOURS, INK, draw_line, finish, make_axes, styled
+from balancing.plots._style import COLOURS, INK, band, finish, make_axes, seeds_note, styled
 
 __all__ = ["bad_starts", "rounding_errors", "rounding_prediction", "sparsity"]
 
 NAMES = {"mlp": "fully connected", "conv": "convolutional"}
 
 
-def _spread(axes: Axes, runs: pd.DataFrame, x: str, y: str, index: int, label: str) -> None:
-    """Means over seeds with their standard deviations."""
-    grouped = runs.groupby(x)[y]
-    mean, deviation = grouped.mean(), grouped.std()
-    draw_line(axes, mean.index, mean, index, marker="os^D"[index], markersize=4, label=label)
-    axes.errorbar(
-        mean.index, mean, deviation, fmt="none", ecolor=COLOURS[index], elinewidth=1, capsize=2
-    )
+def _mark(index: int) -> dict[str, Any]:
+    return {"marker": "os^D"[index], "markersize": 4}
 
 
-def _legend_above(figure: Figure, axes: Axes, columns: int) -> Figure:
+def _legend_above(figure: Figure, axes: Axes, columns: int, table: pd.DataFrame) -> Figure:
     lines = axes.get_legend_handles_labels()
-    figure.legend(*lines, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns)
+    note: Any = {"title": seeds_note(table), "ncols": columns}
+    figure.legend(*lines, loc="lower center", bbox_to_anchor=(0.5, 1), **note)
     return figure
 
 
 @styled
 def rounding_errors(table: pd.DataFrame, pair: str = "(2, 2)") -> Figure:
     """Error of the logits after rounding, against the scale of the factors; a panel a network.
+
+    Medians over the seeds, and the range of their middle 80 %.
 
     Args:
         table: rows of :func:`balancing.experiments.practice.quantization` for one number of bits.
@@ -50,12 +48,12 @@ def rounding_errors(table: pd.DataFrame, pair: str = "(2, 2)") -> Figure:
         panel = table[table["network"] == network]
         for index, (fix, grid, label) in enumerate(arms):
             runs = panel[(panel["fix"] == fix) & (panel["grid"] == grid)]
-            _spread(axes, runs, "scale", "error", index, label)
+            band(axes, runs, "scale", "error", index, **_mark(index), label=label)
         axes.set(title=NAMES[network], xlabel="scale $s$ of the factors", yscale="log")
         axes.set_xticks(sorted(panel["scale"].unique()))
         axes.sharey(every[0])
     every[0].set_ylabel("relative error of the logits")
-    return _legend_above(figure, every[0], 4)
+    return _legend_above(figure, every[0], 4, table)
 
 
 @styled
@@ -87,6 +85,8 @@ def rounding_prediction(table: pd.DataFrame) -> Figure:
 def sparsity(table: pd.DataFrame, scales: Sequence[float], pair: str = "(2, 2)") -> Figure:
     """Accuracy against the part of the weights that is pruned; a row of panels a network.
 
+    Medians over the seeds, and the range of their middle 80 %.
+
     Args:
         table: rows of :func:`balancing.experiments.practice.pruning`.
         scales: values of s, a column of panels each.
@@ -105,16 +105,18 @@ def sparsity(table: pd.DataFrame, scales: Sequence[float], pair: str = "(2, 2)")
         runs = table[(table["network"] == network) & (table["scale"] == scale)]
         for index, (fix, method, label) in enumerate(arms):
             chosen = runs[(runs["fix"] == fix) & (runs["method"] == method)]
-            _spread(axes, chosen, "part", "accuracy", index, label)
+            band(axes, chosen, "part", "accuracy", index, **_mark(index), label=label)
         start = "as trained" if scale == 0 else f"$s = {scale:g}$"
         axes.set(title=f"{NAMES[network]}, {start}", ylim=(0, 1.02))
         axes.set(xlabel="part of weights pruned", ylabel="accuracy")
-    return _legend_above(figure, every[0], 4)
+    return _legend_above(figure, every[0], 4, table)
 
 
 @styled
 def bad_starts(table: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
     """Training loss over the epochs; a panel for each scale of the start.
+
+    Medians over the seeds, and the range of their middle 80 %.
 
     Runs with the fix come from one scale, and stand in all panels: the fix leads to the same start.
 
@@ -129,11 +131,8 @@ def bad_starts(table: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
         for index, (method, label) in enumerate(methods.items()):
             runs = table[table["method"] == method]
             runs = runs if "fix" in method else runs[runs["scale"] == scale]
-            for _, run in runs.groupby("seed"):
-                draw_line(axes, run["epoch"], run["loss"], index, linewidth=0.6, alpha=0.4)
-            mean = runs.groupby("epoch")["loss"].mean()
-            draw_line(axes, mean.index, mean, index, label=label)
+            band(axes, runs, "epoch", "loss", index, label=label)
         axes.set(title=f"$s = {scale:g}$", xlabel="epoch", yscale="log")
         axes.sharey(every[0])
     every[0].set_ylabel("training loss")
-    return _legend_above(figure, every[0], len(methods))
+    return _legend_above(figure, every[0], len(methods), table)
