@@ -234,10 +234,7 @@ CLAIMS: tuple[Claim, ...] = (
         "From the balanced start the error curves of (2) and (3) coincide.",
         "recalled",
         "largest relative difference of the errors, as long as they are above $10^{-12}$",
-        (
-            0,
-            0.05,
-        ),  # 0.01 while one seed was known; either is less than a line's width in the figure
+        (0, 0.05),  # 0.01 while one seed was known; less than a line's width in the figure
         _errors_coincide,
         "du2018.figure1",
         per_seed=True,
