@@ -5,6 +5,7 @@ import io
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -378,6 +379,12 @@ def svg_of(figure: Figure, alt: str = "A line.") -> str:
     return plots.show(figure, alt)._repr_mimebundle_()[SVG]
 
 
+@cache
+def svg_named(name: str) -> str:
+    """The SVG of one of `FIGURES`, which takes a while to draw."""
+    return svg_of(FIGURES[name]())
+
+
 def ids(svg: str) -> set[str]:
     found = [element.get("id") for element in ET.fromstring(svg).iter() if element.get("id")]
     assert len(found) == len(set(found))
@@ -386,7 +393,7 @@ def ids(svg: str) -> set[str]:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_svg(name: str) -> None:
-    svg = svg_of(FIGURES[name]())
+    svg = svg_named(name)
     root = ET.fromstring(svg)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root.get("role") == "img"
@@ -444,7 +451,7 @@ def test_curves_keep_their_own_colours() -> None:
 
 
 def test_figures_on_one_page_share_no_id() -> None:
-    all_ids = [ids(svg_of(make())) for make in FIGURES.values()]
+    all_ids = [ids(svg_named(name)) for name in FIGURES]
     assert sum(map(len, all_ids)) == len(set().union(*all_ids))
 
 

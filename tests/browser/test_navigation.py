@@ -4,6 +4,7 @@ import itertools
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ PAGES = listed_pages()
 CHAPTERS = [name for name in PAGES if (ROOT / name).with_suffix(".ipynb").is_file()]
 
 
+@cache
 def parsed(path: Path) -> BeautifulSoup:
+    """A page of the site as it stands in its file; not to be changed."""
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
@@ -190,6 +193,14 @@ REFERENCES = """() => [...document.querySelectorAll('.bd-article a[href*="#"]:no
     })"""
 
 
+@pytest.fixture(scope="module")
+def with_references(unzipped: Path, visit: Go) -> Iterator[Visit]:
+    """A page with references of each kind."""
+    seen = visit((unzipped / "book" / "02_conserved_quantities.html").as_uri())
+    yield seen
+    seen.page.context.close()
+
+
 @pytest.mark.parametrize("mode", ["light", "dark"])
 @pytest.mark.parametrize(
     ("link", "shown", "formulas"),
@@ -201,10 +212,9 @@ REFERENCES = """() => [...document.querySelectorAll('.bd-article a[href*="#"]:no
     ],
 )
 def test_preview_shows_its_target(
-    unzipped: Path, visit: Go, link: str, shown: str, formulas: int, mode: str
+    with_references: Visit, link: str, shown: str, formulas: int, mode: str
 ) -> None:
-    seen = visit((unzipped / "book" / "02_conserved_quantities.html").as_uri())
-    page = seen.page
+    seen, page = with_references, with_references.page
     set_mode(page, mode)
     anchor = page.locator(f'.bd-article a[href*="{link}"]:not(.headerlink)').first
     anchor.scroll_into_view_if_needed()
@@ -222,7 +232,6 @@ def test_preview_shows_its_target(
     assert seen.errors == []
     anchor.evaluate("e => e.blur()")
     box.wait_for(state="detached")
-    page.context.close()
 
 
 def as_hex(colour: str) -> str:
