@@ -146,6 +146,8 @@ def _space(old: Tensor, memory: MutableMapping[str, Tensor] | None, name: str) -
     if free is None or free.dtype != old.dtype:
         del free  # before as much is asked for again
         return torch.empty_like(old)
+    if old.is_contiguous():
+        return free.view(old.shape)
     return free.view(-1).as_strided(old.shape, torch.empty_like(old, device="meta").stride())
 
 
@@ -158,25 +160,25 @@ def _times_ratio(weight: Tensor, rows: Tensor, columns: Tensor, out: Tensor) -> 
     """weight * rows / columns in float64, in whose range it is throughout if the result is."""
     ends = torch.stack([*rows.aminmax(), *columns.aminmax()])
     moderate = float(ends.min()) > 1 / _MODERATE and float(ends.max()) < _MODERATE
-    ratio = _ratio if moderate else _ratio_of_any
     by_unit = (*weight.shape[:3], 1)
+    if moderate and weight.shape == by_unit and out.dtype == torch.float64:
+        torch.div(rows, columns, out=out).mul_(weight)  # nothing is made on the way
+        return
     rows, columns = rows.expand(by_unit), columns.expand(by_unit)
+    ratio = _ratio if moderate else _ratio_of_any
     for where in pieces(weight.shape, 3):
-        ratio(weight[where], rows[where], columns[where], out[where])
+        out[where] = ratio(weight[where], rows[where], columns[where])
 
 
-def _ratio(weight: Tensor, rows: Tensor, columns: Tensor, out: Tensor) -> None:
-    if weight.shape == rows.shape and out.dtype == rows.dtype:
-        torch.div(rows, columns, out=out).mul_(weight)
-    else:
-        out.copy_((rows / columns) * weight)
+def _ratio(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return (rows / columns) * weight
 
 
-def _ratio_of_any(weight: Tensor, rows: Tensor, columns: Tensor, out: Tensor) -> None:
+def _ratio_of_any(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     (m, rows_exponent), (n, columns_exponent) = torch.frexp(rows), torch.frexp(columns)
     exponent = (rows_exponent - columns_exponent).double()
     half = (exponent / 2).floor()  # either half is a power of two that float64 has
-    out.copy_(weight * (m / n) * torch.exp2(half) * torch.exp2(exponent - half))
+    return weight * (m / n) * torch.exp2(half) * torch.exp2(exponent - half)
 
 
 def _factor(graph: RescalingGraph, name: str, value: Tensor | Sequence[float] | float) -> Tensor:
