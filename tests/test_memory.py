@@ -20,27 +20,26 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize(("p", "q"), [(2, 2), (1, 2)])
 @pytest.mark.parametrize(
-    ("network", "dtype"),
+    "case",
     [
-        ("chain", "float32"),
-        ("chain", "float64"),
-        ("one large layer", "float32"),
-        ("dead units", "float32"),
-        ("convolutions, 3 x 3", "float32"),
-        ("convolutions, 3 x 3", "float64"),
+        Case("chain", "float32", 2, 2, inplace=False),
+        Case("chain", "float32", 1, 2, inplace=True),
+        Case("chain", "float64", 2, 2, inplace=True),
+        Case("chain", "float64", 1, 2, inplace=False),
+        Case("one large layer", "float32", 2, 2, inplace=True),
+        Case("dead units", "float32", 1, 2, inplace=False),
+        Case("convolutions, 3 x 3", "float32", 2, 2, inplace=True),
+        Case("convolutions, 3 x 3", "float64", 1, 2, inplace=False),
     ],
+    ids=str,
 )
-def test_memory_beside_the_model(
-    network: str, dtype: str, p: float, q: float, inplace: bool
-) -> None:
-    peak = measure_alone(Case(network, dtype, p, q, inplace), GIVE_BACK)
+def test_memory_beside_the_model(case: Case) -> None:
+    peak = measure_alone(case, GIVE_BACK)
     assert peak.weights > 2.5e7
     # a copy, or the old weights, which check() compares with, take as much as the weights
     assert 0.95 < peak.times <= LIMIT
     assert peak.norms[1] < peak.norms[0]
     assert peak.max_imbalance <= 1e-6
-    if not inplace:  # the function is kept
-        assert peak.change <= {"float32": 1e-4, "float64": 1e-12}[dtype]
+    if not case.inplace:  # the function is kept
+        assert peak.change <= {"float32": 1e-4, "float64": 1e-12}[case.dtype]
