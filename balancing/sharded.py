@@ -24,7 +24,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, cast
 
@@ -66,11 +66,14 @@ def is_sharded(graph: RescalingGraph) -> bool:
 
     Modules of FSDP2 that hold gathered weights for the time being give them back first.
     """
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    for module in graph.model.modules():
-        if fsdp is not None and isinstance(module, fsdp.FSDPModule):
-            module.reshard()
+    for module in _fsdp_modules(graph.model):
+        module.reshard()
     return any(isinstance(graph.model.get_parameter(name), DTensor) for name in _names(graph))
+
+
+def _fsdp_modules(model: nn.Module) -> list[Any]:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return [m for m in model.modules() if fsdp is not None and isinstance(m, fsdp.FSDPModule)]
 
 
 def balance_sharded(
@@ -87,13 +90,16 @@ def balance_sharded(
 
     Raises:
         ValueError: as :func:`balancing.balance`; or the parameters do not lie on one mesh, a
-            shard has another shape than its placement says, or ``exact``. Every process raises.
+            shard has another shape than its placement says, or ``exact``, or FSDP without
+            ``inplace``. Every process raises.
     """
     if exact:
         raise ValueError(
             "exact=True takes whole weights, but parameters of this network are sharded over "
             "processes (DTensor); leave exact out, or balance the gathered network"
         )
+    if not inplace and _fsdp_modules(graph.model):
+        raise ValueError("inplace must be True for modules of FSDP, which cannot be copied")
     shards = Shards(graph)
     shards.agree(shards.misfit())
     shards.agree(shards.not_finite())
@@ -142,7 +148,7 @@ def _solution(
         orbit.serve()
         found = shards.share(None)
         if isinstance(found, Solution):
-            return found
+            return _moved(found, orbit.device)
         raise (
             found
             if isinstance(found, ValueError)
@@ -151,7 +157,8 @@ def _solution(
     outcome: Solution | ValueError | str = "it ended"
     try:
         orbit.find_live()
-        found = outcome = search(orbit)
+        found = search(orbit)
+        outcome = _moved(found, torch.device("cpu"))  # theirs are other devices
     except BaseException as error:  # the others wait, whatever it is
         outcome = ValueError(str(error)) if isinstance(error, ValueError) else repr(error)
         raise
@@ -159,6 +166,12 @@ def _solution(
         shards.tell(torch.tensor([_Sum.NONE, 0, 0, 0, 0], device=orbit.device))
         shards.share(outcome)
     return found
+
+
+def _moved(found: Solution, device: torch.device) -> Solution:
+    factors = {group: values.to(device) for group, values in found.factors.items()}
+    dead = {group: units.to(device) for group, units in found.dead.items()}
+    return replace(found, factors=factors, dead=dead)
 
 
 def _names(graph: RescalingGraph) -> list[str]:
@@ -176,6 +189,11 @@ class Shard:
     """
 
     def __init__(self, name: str, parameter: Tensor, mesh: DeviceMesh) -> None:
+        if parameter.is_meta or not parameter.is_floating_point():
+            raise ValueError(
+                f"parameter '{name}' is {parameter.dtype} on {parameter.device}; weights must be "
+                "real, of a floating-point dtype, and have values"
+            )
         self.name, self.parameter = name, parameter
         placements: tuple[Placement, ...] = ()
         self.local = parameter.detach()

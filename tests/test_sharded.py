@@ -235,6 +235,17 @@ def partial(mesh: DeviceMesh) -> nn.Module:
     return model
 
 
+def without_values(mesh: DeviceMesh) -> nn.Module:
+    """As before FSDP has loaded a checkpoint."""
+    model = shard(chain(), mesh, rows)
+    local = torch.empty(4 - mesh.get_rank(), 5, dtype=torch.float64, device="meta")
+    placed = DTensor.from_local(
+        local, mesh, [Shard(0)], run_check=False, shape=torch.Size((7, 5)), stride=(5, 1)
+    )
+    model[0].weight = nn.Parameter(placed)
+    return model
+
+
 def in_order(mesh: DeviceMesh) -> nn.Module:
     return shard(chain(), mesh, rows)
 
@@ -248,6 +259,7 @@ BAD: dict[str, tuple[Callable[[DeviceMesh], nn.Module], dict[str, Any]]] = {
     "infinite bias": (infinite_bias, {}),
     "wrong shape": (wrong_shape, {}),
     "partial": (partial, {}),
+    "without values": (without_values, {}),
     "exact": (in_order, {"exact": True}),
     "callback": (in_order, {"callback": stop}),
 }
@@ -255,7 +267,8 @@ BAD: dict[str, tuple[Callable[[DeviceMesh], nn.Module], dict[str, Any]]] = {
 
 def locals_of(model: nn.Module) -> list[Tensor]:
     parameters = (parameter.detach() for parameter in model.parameters())
-    return [w.to_local().clone() if isinstance(w, DTensor) else w.clone() for w in parameters]
+    tensors = [w.to_local() if isinstance(w, DTensor) else w for w in parameters]
+    return [w.clone() for w in tensors if not w.is_meta]
 
 
 def error_of(name: str, mesh: DeviceMesh) -> tuple[str, str, bool]:
@@ -273,8 +286,8 @@ def error_of(name: str, mesh: DeviceMesh) -> tuple[str, str, bool]:
     return "none", "", False
 
 
-def with_fsdp(mesh: DeviceMesh) -> tuple[float, float]:
-    """Change of the outputs, and how far the norms are from those of the whole network."""
+def with_fsdp(mesh: DeviceMesh) -> tuple[float, float, str]:
+    """Change of the outputs, how far the norm is from that of the whole network, and an error."""
     model = chain()
     reference = balance(model)
     graph = trace(model)  # FSDP changes the modules in place
@@ -283,10 +296,15 @@ def with_fsdp(mesh: DeviceMesh) -> tuple[float, float]:
     fully_shard(model, mesh=mesh)
     x = torch.ones(2, 5, dtype=torch.float64)
     before = model(x).detach()  # leaves gathered weights in the root
+    error = ""
+    try:
+        balance(graph)
+    except ValueError as refused:
+        error = str(refused)
     result = balance(graph, inplace=True)
     after = model(x).detach()
     apart = (result.norms[-1] - reference.norms[-1]).abs()
-    return float((after - before).abs().max() / before.abs().max()), float(apart)
+    return float((after - before).abs().max() / before.abs().max()), float(apart), error
 
 
 def warned(mesh: DeviceMesh) -> list[tuple[str, str]]:
@@ -397,6 +415,10 @@ ERRORS = {
         "the shard of parameter 'linear1.weight' in process 0 must have shape (4, 5)",
     ),
     "partial": ("ValueError", "parameter 'linear1.weight' is placed as (Partial(sum),)"),
+    "without values": (
+        "ValueError",
+        "parameter 'linear1.weight' is torch.float64 on meta; weights must be real",
+    ),
     "exact": ("ValueError", "exact=True takes whole weights"),
 }
 
@@ -425,6 +447,7 @@ def test_the_first_process_warns_in_the_name_of_the_caller(seen: list[dict[str, 
 
 def test_a_network_under_fsdp_keeps_its_function(seen: list[dict[str, Any]]) -> None:
     for process in seen:
-        change, apart = process["fsdp"]
+        change, apart, error = process["fsdp"]
         assert change < 1e-13
         assert apart < 1e-12
+        assert error.startswith("inplace must be True")
