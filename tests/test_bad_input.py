@@ -30,10 +30,21 @@ from torch.nn.utils import parametrizations, prune
 from traitlets import TraitError
 
 import balancing as b
-from balancing import claims, conservation, course, exercises, networks, plots, quizzes, widgets
+from balancing import (
+    claims,
+    conservation,
+    course,
+    exercises,
+    experiments,
+    networks,
+    plots,
+    quizzes,
+    widgets,
+)
 from balancing.experiments import du2018, practice, saul2023
 from balancing.experiments import pairing as pairs
 from balancing.experiments.digits import digits
+from balancing.sharded import ShardedBalanceResult
 from tests.strategies import fingerprint, generator, surroundings
 
 NAN, INF, HUGE = math.nan, math.inf, 10**400
@@ -705,6 +716,7 @@ for _of, _run in {
     "pairing.pairing": pairs.pairing,
     "practice.quantization": practice.quantization,
     "practice.pruning": practice.pruning,
+    "practice.tuning": practice.tuning,
     "practice.training": practice.training,
     "practice.trained": lambda c: practice.trained("mlp", c, None, generator(0)),
 }.items():
@@ -721,11 +733,21 @@ for _of, _class, _settings in (
     ("pairing.PairingConfig", pairs.PairingConfig, {"epochs": (0, "x"), "tested": (0, 9999), "flows": (((1, 1),),), "sgd_lr": (0, "x")}),
     ("practice.QuantizationConfig", practice.QuantizationConfig, {"bits": ((1,), (2.0,), (10**9,)), "networks": ("mlp", (), ("x",)), "momentum": (1, "x"), "scales": ((), (-1,), ("x",))}),
     ("practice.PruningConfig", practice.PruningConfig, {"parts": ((1,), (-0.1,), ("x",)), "samples": (0, 9999)}),
-    ("practice.TrainingConfig", practice.TrainingConfig, {"sgd_lrs": ((), (0,)), "epochs": (0, "x"), "tuning": (0,)}),
+    ("practice.TuningConfig", practice.TuningConfig, {"sgd_lrs": ((), (0,)), "adam_lrs": ((), ("x",)), "seed": (-1, "x")}),
+    ("practice.TrainingConfig", practice.TrainingConfig, {"lrs": ((), (("m",),), (("mlp", 0, "sgd", 0),)), "epochs": (0, "x")}),
 ):
     for _key, _values in _settings.items():
         for _value in _values:
             bad(f"experiments.{_of}", f"{_key} {str(_value)[:9]}", lambda _, c=_class, k=_key, v=_value: c(**{k: v}), "the part" if _key == "parts" else _key)
+for _what, _run, _error in (("a text", "x", TypeError), ("None", None, TypeError), ("a lambda", lambda c: c, ValueError), ("a method", generator(0).seed, ValueError)):
+    bad("experiments.sweep", f"{_what} as run", lambda r: experiments.sweep(r, [du2018.Figure1Config()]), "run must be a function", error=_error, given=lambda r=_run: r)
+for _what, _configs, _words, _error in (("no configs", [], "configs is empty", ValueError), ("dicts", [{}], "configs must be dataclasses", ValueError), ("a class", [du2018.Figure1Config], "configs must be dataclasses", ValueError), ("a number", 3, "not iterable", TypeError)):
+    bad("experiments.sweep", f"{_what} as configs", lambda c: experiments.sweep(du2018.figure1, c), _words, error=_error, given=lambda c=_configs: c)
+bad("experiments.sweep", "a text as executor", lambda _: experiments.sweep(du2018.figure1, [du2018.Figure1Config()], "x"), "executor must have a method submit", error=TypeError)
+for _jobs in (0, -1, 1.5, "2"):
+    bad("experiments.sweep", f"jobs {_jobs!r}", lambda _, n=_jobs: experiments.sweep(du2018.figure1, [du2018.Figure1Config()], jobs=n), "jobs must be a whole number of at least")
+bad("experiments.practice.best_rates", "a text", practice.best_rates, "table must be", error=TypeError, given=lambda: "x")
+bad("experiments.practice.best_rates", "another table", practice.best_rates, "it lacks 'network'", given=lambda: pd.DataFrame({"a": [1]}))
 WEIGHTS = [torch.ones(3, 2), torch.ones(1, 3)]
 for _what, _args in {
     "weights that do not chain": ([torch.ones(3, 2), torch.ones(1, 4)], torch.ones(5, 2), torch.ones(5, 1)),
@@ -802,6 +824,8 @@ for _explorer, _key, _values in (
 ):
     for _value in _values:
         bad(f"widgets.{_explorer.__name__}", f"{_key} {_value}", lambda _, c=_explorer, k=_key, v=_value: c(**{k: v}), _key, error=TraitError)
+bad("claims.to_text", "a text", lambda _: claims.to_text("x"), "report must be", error=TypeError)
+bad("claims.to_text", "another table", claims.to_text, "lacks 'id'", given=lambda: pd.DataFrame({"a": [1]}))
 bad("widgets.Explorer.still", "no subclass", lambda _: widgets.Explorer().still(), error=NotImplementedError)
 for _table, _kind in ((None, TypeError), ("x", TypeError), (pd.DataFrame(), ValueError), (pd.DataFrame({"init": ["balanced"]}), ValueError)):
     bad("widgets.Layers", f"table {type(_table).__name__} {len(_table or '') if not isinstance(_table, pd.DataFrame) else len(_table)}", widgets.Layers, "table must", error=_kind, given=lambda t=_table: t)
@@ -809,8 +833,8 @@ bad("widgets.Layers.recorded", "no folder", lambda _: widgets.Layers.recorded("n
 bad("widgets.Layers.recorded", "an empty table", widgets.Layers.recorded, given=folder(du2018__figure2__csv="", du2018__drift__csv=""))
 
 # what the library makes, and nobody else should have to
-for _made in (b.Group, b.Edge, b.Source, b.BalanceResult, b.FactorizationResult, b.RescalingGraph, b.NotHomogeneousError, conservation.ReachableDirections, course.Edition):
-    _of = {b.RescalingGraph: "", conservation.ReachableDirections: "conservation.", course.Edition: "course."}.get(_made, "") + _made.__name__
+for _made in (b.Group, b.Edge, b.Source, b.BalanceResult, b.FactorizationResult, b.RescalingGraph, b.NotHomogeneousError, conservation.ReachableDirections, course.Edition, claims.Outcome, ShardedBalanceResult):
+    _of = {b.RescalingGraph: "", conservation.ReachableDirections: "conservation.", course.Edition: "course.", claims.Outcome: "claims.", ShardedBalanceResult: "sharded."}.get(_made, "") + _made.__name__
     bad(_of, "nothing", lambda _, c=_made: c(), "missing", error=TypeError)
 
 # fmt: on

@@ -179,7 +179,7 @@ def test_claim_about_all_seeds_shows_their_number(tmp_path: Path) -> None:
 def test_table_without_seeds_is_an_error_that_names_the_claim(tmp_path: Path) -> None:
     pd.DataFrame({"x": [1.0]}).to_csv(tmp_path / "t.csv", index=False)
     claim = recorded("t", per_seed=True)
-    with pytest.raises(ValueError, match=r"test\.claim: the table of t has no column seed"):
+    with pytest.raises(ValueError, match=r"'t\.csv' .* test\.claim reads \(no column seed"):
         evaluate([claim], results=tmp_path)
 
 

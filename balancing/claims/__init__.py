@@ -143,7 +143,13 @@ def _recorded(results: Path | str | None, experiment: str) -> pd.DataFrame | Non
 
 
 def to_text(report: pd.DataFrame) -> str:
-    """Render the outcome of :func:`evaluate` as lines for a terminal, with counts at the end."""
+    """Render the outcome of :func:`evaluate` as lines for a terminal, with counts at the end.
+
+    Raises:
+        TypeError: ``report`` is no DataFrame.
+        ValueError: it lacks a column.
+    """
+    _check_report(report)
     lines = []
     for row in report.to_dict("records"):
         line = f"{row['verdict']:8} {row['id']:28} {row['value']:10.3g}"
@@ -162,6 +168,13 @@ def to_text(report: pd.DataFrame) -> str:
     return "\n".join([*lines, ", ".join(f"{counts.get(word, 0)} {word}" for word in words)])
 
 
+def _check_report(report: object) -> None:
+    if not isinstance(report, pd.DataFrame):
+        raise TypeError(f"report must be what evaluate() returned, got {type(report).__name__}")
+    if missing := [name for name in _COLUMNS if name not in report]:
+        raise ValueError(f"report must be what evaluate() returned; it lacks '{missing[0]}'")
+
+
 def to_markdown(report: pd.DataFrame) -> str:
     """Render the outcome of :func:`evaluate` as a Markdown table with typeset formulas.
 
@@ -169,10 +182,7 @@ def to_markdown(report: pd.DataFrame) -> str:
         TypeError: ``report`` is no DataFrame.
         ValueError: it lacks a column.
     """
-    if not isinstance(report, pd.DataFrame):
-        raise TypeError(f"report must be what evaluate() returned, got {type(report).__name__}")
-    if missing := [name for name in _COLUMNS if name not in report]:
-        raise ValueError(f"report must be what evaluate() returned; it lacks '{missing[0]}'")
+    _check_report(report)
     lines = ["| Claim | Status | Measured | Accepted | Verdict |", "|---|---|---|---|---|"]
     for row in report.to_dict("records"):
         judged = pd.notna(row["held"])

@@ -81,7 +81,8 @@ class Claim:
             return Outcome(value, value, seeds, None, None, (), self._accepts(value))
         if "seed" not in table:
             raise ValueError(
-                f"{self.id}: the table of {self.experiment} has no column seed; record it again: "
+                f"the recorded table '{self.experiment}.csv' does not have what the claim "
+                f"{self.id} reads (no column seed); record it again: "
                 f"balancing reproduce {self.experiment}"
             )
         values = {

@@ -22,9 +22,12 @@ def name_of(function: Callable[..., Any]) -> str:
     """``module:name``, under which another process finds a function.
 
     Raises:
+        TypeError: it is no function.
         ValueError: it cannot be found so: a lambda, a nested function, one of a notebook.
     """
-    module, name = function.__module__, function.__qualname__
+    if not callable(function):
+        raise TypeError(f"run must be a function, got {type(function).__name__}")
+    module, name = (getattr(function, each, "") for each in ("__module__", "__qualname__"))
     found: Any = sys.modules.get(module)
     if module == "__main__" or getattr(found, name, None) is not function:
         raise ValueError(

@@ -126,12 +126,15 @@ def sweep(
         The tables, one below the other in the order of the configs.
 
     Raises:
+        TypeError: an argument is of another kind than said above.
         ValueError: there is no config, or an argument is not what is said above.
         OSError: the store cannot be used; or, as ``ChildProcessError``, processes have died
             several times before any run ended. Runs that have finished are in the store.
 
         And what a run raises, with a note of its config, once all others have finished.
     """
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"executor must have a method submit, got {type(executor).__name__}")
     tasks = [Task(run, config) for config in configs]
     if not tasks:
         raise ValueError("configs is empty; there is nothing to run")

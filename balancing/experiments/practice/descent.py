@@ -28,6 +28,10 @@ __all__ = ["TrainingConfig", "TuningConfig", "best_rates", "training", "tuning"]
 _METHODS = ("sgd", "sgd, fix first", "sgd, fix each epoch", "adam", "adam, fix first")
 
 
+def _is_rate(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
 @dataclass(frozen=True)
 class _Settings:
     """Settings of training runs; all are chosen.
@@ -82,7 +86,7 @@ class TuningConfig(_Settings):
         super().__post_init__()
         for name in ("sgd_lrs", "adam_lrs"):
             lrs = getattr(self, name)
-            if not lrs or not all(0 < lr < math.inf for lr in lrs):
+            if not lrs or not all(map(_is_rate, lrs)):
                 raise ValueError(f"{name} must be finite numbers above 0, got {lrs}")
 
 
@@ -123,7 +127,7 @@ class TrainingConfig(_Settings):
     def __post_init__(self) -> None:
         """Reject settings that cannot be run, naming the setting."""
         super().__post_init__()
-        if not all(len(each) == 4 and 0 < each[3] < math.inf for each in self.lrs):
+        if not all(len(each) == 4 and _is_rate(each[3]) for each in self.lrs):
             raise ValueError(
                 "lrs must be tuples of network, scale, method and a learning rate that is finite "
                 f"and above 0, got {self.lrs}"
@@ -146,7 +150,7 @@ def tuning(config: TuningConfig | None = None, *, progress: bool | None = None) 
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    config = config or TuningConfig()
+    config = chosen(config, TuningConfig)
     data = Digits()
     runs = [
         (*kind, lr)
@@ -165,8 +169,16 @@ def best_rates(table: pd.DataFrame) -> tuple[tuple[str, float, str, float], ...]
 
     Returns:
         What :attr:`TrainingConfig.lrs` takes.
+
+    Raises:
+        TypeError: ``table`` is no DataFrame.
+        ValueError: it lacks a column; the message names it.
     """
     kind = ["network", "scale", "method"]
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table must be what tuning() returned, got {type(table).__name__}")
+    if missing := [name for name in (*kind, "lr", "loss") if name not in table]:
+        raise ValueError(f"table must be what tuning() returned; it lacks '{missing[0]}'")
     means = table.groupby([*kind, "lr"], sort=False)["loss"].mean().reset_index()
     best = means.loc[means.groupby(kind, sort=False)["loss"].idxmin()]
     return tuple(best[[*kind, "lr"]].itertuples(index=False, name=None))
