@@ -182,7 +182,7 @@ class Layer:
         self.graph, self.edge, self.p, self.device = graph, edge, p, orbit.device
         self.shape = self._shape()
         self.power = torch.empty(self._held(), dtype=torch.float64, device=self.device)
-        self._fill(lambda weight: _power_(weight, p), torch.sum)
+        self._fill(lambda weight, out: _power(weight, p, out), torch.sum)
         self.is_log, self.read = False, 0
         self.targets = orbit.indices(edge.target, self.shape[0] * self.shape[1])
         self.sources = torch.cat([orbit.indices(s.group, s.size) for s in edge.sources])
@@ -237,7 +237,7 @@ class Layer:
 
     def to_log(self) -> None:
         """Hold logarithms from now on."""
-        self._fill(lambda weight: weight.abs_().log_().mul_(self.p), torch.logsumexp)
+        self._fill(lambda w, out: torch.abs(w, out=out).log_().mul_(self.p), torch.logsumexp)
         self.is_log = True
 
     def leads(self, reached: Tensor, blocks: slice, in_block: slice, *, to_rows: bool) -> Tensor:
@@ -263,17 +263,24 @@ class Layer:
         return found.flatten()
 
     def _fill(
-        self, of_entries: Callable[[Tensor], Tensor], combine: Callable[[Tensor, int], Tensor]
+        self,
+        of_entries: Callable[[Tensor, Tensor], Tensor],
+        combine: Callable[[Tensor, int], Tensor],
     ) -> None:
-        """Compute ``power`` from the weights: change their entries in place, and combine them."""
+        """Compute ``power``: of each weight in float64, out into a given place, and combined."""
         weight = self._weight()
         if weight.shape[3] == 1 and not self._repeats:
-            for where in pieces(self.power.shape):
-                of_entries(self.power[where].copy_(weight[..., 0][where]))
+            weight = weight[..., 0]
+            if (weight.dtype, weight.device) == (torch.float64, self.device):
+                of_entries(weight, self.power)  # nothing is made on the way
+                return
+            for where in pieces(weight.shape):
+                entries = self.power[where].copy_(weight[where])
+                of_entries(entries, entries)
             return
         for where in pieces(weight.shape, 2):
             entries = weight[where].to(self.device, torch.float64, copy=True)
-            self.power[where] = self._per_unit(of_entries(entries), combine)
+            self.power[where] = self._per_unit(of_entries(entries, entries), combine)
 
     def _weight(self) -> Tensor:
         """W as it is stored, shape (blocks, targets, columns, taps)."""
@@ -434,9 +441,9 @@ def _unless_zero(values: Tensor) -> Tensor | None:
     return values if values.any() else None
 
 
-def _power_(weight: Tensor, p: float) -> Tensor:
-    """|W|^p in the place of W."""
-    return weight.square_() if p == 2 else weight.abs_().pow_(p)
+def _power(weight: Tensor, p: float, out: Tensor) -> Tensor:
+    """|W|^p, written to ``out``, which may be W."""
+    return torch.square(weight, out=out) if p == 2 else torch.abs(weight, out=out).pow_(p)
 
 
 def _oriented(matrix: Tensor, of_rows: bool) -> Tensor:
