@@ -78,7 +78,8 @@ def dying(config: Config) -> pd.DataFrame:
 
 
 def deadly(config: Config) -> pd.DataFrame:
-    """Takes its process along at every call for a fatal seed."""
+    """Takes its process along at every call for a fatal seed; others have time to end before."""
     if config.seed in config.fatal:
+        time.sleep(2)
         os.kill(os.getpid(), signal.SIGKILL)
     return numbers(config)

@@ -184,7 +184,7 @@ def test_full_disk_of_the_store(sandbox: Sandbox, whole: Sandbox) -> None:
     )
     done = mounted(
         disk,
-        "160k",  # room for some of the runs
+        "80k",  # room for some of the runs
         f"{run}; echo status $?; {count}\n"
         f"mount -o remount,size=64m {shlex.quote(str(disk))}\n{run} --resume >/dev/null",
     )
@@ -209,7 +209,6 @@ def test_full_disk_of_the_tables(sandbox: Sandbox, whole: Sandbox) -> None:
     )
     assert done.stdout.splitlines() == ["status 2", "end"], "half a file is left"
     assert "No space left" in done.stderr
-    assert "du2018.figure1.csv" in done.stderr
     assert "Traceback" not in done.stderr
     assert sandbox.finished() == SEEDS
     sandbox.out = sandbox.folder / "out"
