@@ -22,7 +22,8 @@ def page(show: Callable[[Explorer], Page]) -> Page:
 def expect_row(page: Page, table: str, init: str, step: float) -> None:
     """What is shown is the recorded row, to its six digits."""
     rows = pd.read_csv(RESULTS / f"du2018.{table}.csv")
-    run = rows[(rows["init"] == init) & (rows["step"] == step)].set_index("iteration")
+    shown = (rows["init"] == init) & (rows["step"] == step) & (rows["seed"] == 0)
+    run = rows[shown].set_index("iteration")
     row = run.loc[value(page, "iteration")]
     assert [value(page, name) for name in COLUMNS] == [float(f"{row[c]:.6g}") for c in COLUMNS]
     change = row["gap12"] - run["gap12"].iloc[0]
@@ -39,7 +40,7 @@ def test_the_slider_goes_through_the_recorded_rows(page: Page) -> None:
 
 @pytest.mark.parametrize(
     ("table", "init", "step"),
-    [("figure2", "unbalanced", 0.02), *(("drift", "unbalanced", s) for s in (0.08, 0.04, 0.005))],
+    [("figure2", "unbalanced", 0.02), *(("drift", "unbalanced", s) for s in (0.08, 0.04, 0.01))],
 )
 def test_each_run_is_the_recorded_one(page: Page, table: str, init: str, step: float) -> None:
     page.get_by_role("combobox", name="Run").select_option(f"{init}, step {step}")
