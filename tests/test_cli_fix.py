@@ -1,5 +1,6 @@
 """``balancing fix``: files in, files out, and what may go wrong in between."""
 
+import errno
 import os
 import pickle
 import pty
@@ -586,9 +587,13 @@ def test_closed_folder_is_found_before_the_work(
     source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # the tests may run as root, to whom no folder is closed
-    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    def closed(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", closed)
     assert fix(source, source, model="fails") == 2
-    assert f"cannot write '{source}': no permission" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"cannot write '{source}': its folder cannot be written to (Permission denied)" in said
 
 
 def test_conversion_that_loses_something_is_refused(
