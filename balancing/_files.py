@@ -38,6 +38,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
     If the block raises anything, the new file is removed and ``path`` is what it was. A file that
     is replaced passes on its permissions, and a link is followed.
+
+    Raises:
+        OSError: it cannot be written. Where the system does not say which file (a disk that is
+            full), the message names ``path``.
     """
     target = path.resolve()  # in the same folder: a file cannot be moved at once between disks
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
@@ -47,6 +51,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(mode)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)
         raise

@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -232,13 +232,7 @@ def balance(
     before = {name: _Kept(olds.get(name, graph.model.get_parameter(name))) for name in names}
     return BalanceResult(
         model=model,
-        factors=found.factors,
-        norms=torch.tensor(found.norms, dtype=torch.float64),
-        iterations=len(found.norms) - 1,
-        passes=found.passes,
-        converged=found.converged,
-        max_imbalance=found.max_imbalance,
-        skipped={group: units for group, units in found.dead.items() if len(units)},
+        **found.told(),
         method=chosen,
         _before=before,
     )
@@ -289,6 +283,18 @@ class Solution:
     converged: bool
     max_imbalance: float
     memory: dict[str, Tensor]
+
+    def told(self) -> dict[str, Any]:
+        """What a :class:`BalanceResult` says of the search."""
+        return {
+            "factors": self.factors,
+            "norms": torch.tensor(self.norms, dtype=torch.float64),
+            "iterations": len(self.norms) - 1,
+            "passes": self.passes,
+            "converged": self.converged,
+            "max_imbalance": self.max_imbalance,
+            "skipped": {group: units for group, units in self.dead.items() if len(units)},
+        }
 
 
 def _solve(

@@ -121,13 +121,7 @@ def balance_sharded(
         before[name] = _Kept(old.clone() if inplace else old)
     return ShardedBalanceResult(
         model=shards.write(new, inplace=inplace),
-        factors=found.factors,
-        norms=torch.tensor(found.norms, dtype=torch.float64),
-        iterations=len(found.norms) - 1,
-        passes=found.passes,
-        converged=found.converged,
-        max_imbalance=found.max_imbalance,
-        skipped={group: units for group, units in found.dead.items() if len(units)},
+        **found.told(),
         method=method,
         _before=before,
         messages=shards.messages,

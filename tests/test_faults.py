@@ -208,7 +208,7 @@ def test_full_disk_of_the_tables(sandbox: Sandbox, whole: Sandbox) -> None:
         f"{run}; echo status $?; ls -A {shlex.quote(str(sandbox.out))}; echo end",
     )
     assert done.stdout.splitlines() == ["status 2", "end"], "half a file is left"
-    assert "No space left" in done.stderr
+    assert f"No space left on device: '{sandbox.out / 'du2018.figure1.csv'}'" in done.stderr
     assert "Traceback" not in done.stderr
     assert sandbox.finished() == SEEDS
     sandbox.out = sandbox.folder / "out"

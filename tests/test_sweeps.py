@@ -269,6 +269,13 @@ def test_a_run_that_kills_its_worker_is_given_up(folder: Path, tmp_path: Path) -
     assert table["seed"].unique().tolist() == [0, 1, 2]
 
 
+def test_a_run_that_kills_its_worker_takes_no_other_along(folder: Path) -> None:
+    """The first run dies each time before one beside it can end."""
+    with pytest.raises(ChildProcessError, match=r"with 1 runs left.*\"seed\": 0"):
+        sweep(deadly, configs(folder, 2, fatal=(0,), seconds=3.0), jobs=2)
+    assert calls(folder)[-1] == 1
+
+
 def test_a_worker_with_other_code_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("balancing.experiments.sweeps.code_version", lambda _: "old")
     with pytest.raises(RuntimeError, match="has another version of sweep_runs:numbers"):

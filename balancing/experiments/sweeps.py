@@ -220,16 +220,23 @@ def _outcomes(
 
 
 def _in_processes(waiting: dict[int, Task], jobs: int) -> Iterator[tuple[int, _Outcome]]:
-    """Runs on this machine; where a process dies, the runs that it takes along start again."""
+    """Runs on this machine; where a process dies, the runs that it takes along start again.
+
+    If none had ended, they do so one at a time, so that a run that kills its process takes no other
+    along, and the first comes last.
+    """
     fruitless = 0
     while waiting:
         before = len(waiting)
-        with _pool(min(jobs, len(waiting))) as pool:
+        with _pool(1 if fruitless else min(jobs, before)) as pool:
             for number, outcome in _submitted(waiting, pool):
                 if not isinstance(outcome, BrokenProcessPool):
                     del waiting[number]
                     yield number, outcome
-        fruitless = fruitless + 1 if len(waiting) == before else 0
+        if len(waiting) < before:
+            fruitless = 0
+            continue
+        fruitless += 1
         if fruitless == _ROUNDS:
             first = next(iter(waiting.values()))
             raise ChildProcessError(
@@ -237,6 +244,9 @@ def _in_processes(waiting: dict[int, Task], jobs: int) -> Iterator[tuple[int, _O
                 f"of memory?), with {len(waiting)} runs left, the first of which is {first.name} "
                 f"with {first.settings}; what was finished is kept: take fewer --jobs"
             )
+        if fruitless > 1:
+            suspect = next(iter(waiting))
+            waiting[suspect] = waiting.pop(suspect)
 
 
 def _submitted(waiting: dict[int, Task], executor: Executor) -> Iterator[tuple[int, _Outcome]]:
