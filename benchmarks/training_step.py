@@ -1,4 +1,4 @@
-"""How much the Section 4 training step costs beyond its bare matrix products.
+"""What the Section 4 training step costs beside the bare matrix products of the textbook's one.
 
 Times one iteration of FullBatchDescent (forward, backward, update, and every tenth iteration the
 recorded norms) against the products of the same shapes alone, alternating in one process, and
@@ -54,7 +54,7 @@ def main() -> None:
 
     def record() -> None:
         descent.loss()
-        for weight in weights:
+        for weight in descent.weights:
             torch.linalg.vector_norm(weight, dtype=torch.float64).item()
 
     def ten(step: Callable[[], None], after: Callable[[], None] | None = None) -> float:

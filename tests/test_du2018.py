@@ -64,7 +64,10 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("widths", [(7, 6, 5, 3), (4, 3), (5, 4, 2), (6, 5, 4, 3, 2)])
+# of 11 samples: fewer than twice the inputs, so that the first layer goes in the span, and more
+@pytest.mark.parametrize(
+    "widths", [(7, 6, 5, 3), (13, 6, 5, 3), (9, 3), (4, 3), (5, 4, 2), (6, 5, 4, 3, 2)]
+)
 def test_descent_equals_autograd_and_sgd(widths: tuple[int, ...]) -> None:
     net = network(widths, 3)
     rng, step = generator(4), 0.05
@@ -83,10 +86,11 @@ def test_descent_equals_autograd_and_sgd(widths: tuple[int, ...]) -> None:
         # sums of at most 33 squares, in another order
         assert descent.loss() == pytest.approx(loss.item(), rel=1e-13)
         descent.descend()
-        for weight, parameter in zip(ours, net.parameters(), strict=True):
+        for weight, parameter in zip(descent.weights, net.parameters(), strict=True):
             # eight steps of rounding 1e-16 in products over at most 11 terms
             error = (weight - parameter).norm() / parameter.norm()
             assert error.item() <= 1e-12
+    assert all(now is given for now, given in zip(descent.weights, ours, strict=True))
     assert all((w - s).norm() > 1e-3 * s.norm() for w, s in zip(ours, start, strict=True))
 
 

@@ -174,7 +174,7 @@ def test_it_is_registered_and_its_record_is_complete() -> None:
     recorded = pd.read_csv(RECORDED)
     assert list(recorded.columns) == COLUMNS
     ends = recorded[recorded["epoch"] == recorded["epochs"]]
-    assert len(ends) == 10 * (6 + 9 + 4)
+    assert len(ends) == 20 * (6 + 9 + 4)
 
 
 def test_flows_reach_the_accuracy_of_gradient_descent() -> None:

@@ -45,16 +45,16 @@ class Experiment:
 
 EXPERIMENTS = {
     "du2018.figure2": Experiment(du2018.figure2, du2018.Figure2Config()),
-    "du2018.drift": Experiment(du2018.drift, du2018.DriftConfig(), most_seeds=10),
+    "du2018.drift": Experiment(du2018.drift, du2018.DriftConfig()),
     "du2018.figure1": Experiment(du2018.figure1, du2018.Figure1Config()),
     "du2018.theorem31": Experiment(du2018.theorem31, du2018.Theorem31Config()),
     "du2018.theorem32": Experiment(du2018.theorem32, du2018.Theorem32Config()),
     "du2018.optimizers": Experiment(du2018.optimizers, du2018.OptimizersConfig()),
     "saul2023.figure2": Experiment(saul2023.figure2, saul2023.Figure2Config()),
-    "saul2023.pairing": Experiment(pairing.pairing, pairing.PairingConfig(), most_seeds=10),
+    "saul2023.pairing": Experiment(pairing.pairing, pairing.PairingConfig()),
     "practice.quantization": Experiment(practice.quantization, practice.QuantizationConfig()),
     "practice.pruning": Experiment(practice.pruning, practice.PruningConfig()),
     # its seeds are none of those of the training that it is for
-    "practice.tuning": Experiment(practice.tuning, practice.TuningConfig(), 1000, most_seeds=3),
+    "practice.tuning": Experiment(practice.tuning, practice.TuningConfig(), 1000, most_seeds=10),
     "practice.training": Experiment(practice.training, practice.TrainingConfig()),
 }

@@ -99,11 +99,20 @@ class FullBatchDescent:
 
     The step is bound by its matrix products, so nothing else is allowed to cost: samples are
     columns, every intermediate has a buffer of its own that is reused, activation and mask work
-    in place, and the weight update is part of the product that computes the gradient. Tested
-    against autograd; benchmarks/training_step.py sets its time against the bare products.
+    in place, and the weight update is part of the product that computes the gradient.
+
+    The widest product is needed once a step, not twice. With samples as columns, the first layer
+    moves by a multiple of :math:`\delta X^\top`, so that what it computes of the data,
+    :math:`Z = W X`, moves by the same multiple of :math:`\delta X^\top X`, and W itself is not
+    needed. So the deltas are summed up to D, and
+    :math:`Z(t) = Z(0) - \eta\, D(t)\, X^\top X`. That is done where it saves work: for fewer
+    than twice as many samples as inputs.
+
+    Tested against autograd; benchmarks/training_step.py sets its time against the bare products.
 
     Args:
-        weights: one matrix a layer, shape (units out, units in); updated in place.
+        weights: one matrix a layer, shape (units out, units in); where the descent starts. They
+            are updated in place: the first when :attr:`weights` is read, the others at once.
         x: inputs, shape (samples, d_in).
         y: labels, shape (samples, d_out).
         step: step size, above 0.
@@ -125,19 +134,38 @@ class FullBatchDescent:
                 f"weights of shapes {shapes} do not lead from x, {tuple(x.shape)}, to y, "
                 f"{tuple(y.shape)}"
             )
-        self.weights, self.step_size, self.samples = list(weights), step, len(x)
+        self._weights, self.step_size, self.samples = list(weights), step, len(x)
         self.labels = y.T.contiguous()
         self.units = [x.T.contiguous()]  # the data, then each layer's outputs; columns: samples
-        self.units += [w.new_empty(len(w), len(x)) for w in self.weights]
+        self.units += [w.new_empty(len(w), len(x)) for w in self._weights]
         self.deltas = [torch.empty_like(h) for h in self.units[1:]]  # dL/d(pre-activation)
+        self._in_span = len(x) < 2 * x.shape[1]
+        if self._in_span:
+            self._gram = x @ x.T
+            self._start = self._weights[0].clone()
+            self._start_outputs = self._start @ self.units[0]
+            self._moved = torch.zeros_like(self.deltas[0])  # the sum of deltas, D
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The weights now: the given tensors, all up to date."""
+        if self._in_span:
+            first, move, data = self._weights[0], self._moved, self.units[0].T
+            torch.addmm(self._start, move, data, alpha=-self.step_size, out=first)
+        return self._weights
 
     def forward(self) -> None:
         """Fill ``units`` and, in the last of ``deltas``, the scaled residual."""
-        last = len(self.weights) - 1
-        for h, weight in enumerate(self.weights):
-            torch.mm(weight, self.units[h], out=self.units[h + 1])
+        last = len(self._weights) - 1
+        for h, weight in enumerate(self._weights):
+            outputs = self.units[h + 1]
+            if h == 0 and self._in_span:
+                start, move = self._start_outputs, self._moved
+                torch.addmm(start, move, self._gram, alpha=-self.step_size, out=outputs)
+            else:
+                torch.mm(weight, self.units[h], out=outputs)
             if h < last:
-                self.units[h + 1].relu_()
+                outputs.relu_()
         torch.sub(self.units[-1], self.labels, out=self.deltas[-1]).div_(self.samples)
 
     def loss(self) -> float:
@@ -151,12 +179,15 @@ class FullBatchDescent:
 
     def descend(self) -> None:
         """Take one step from the weights of the last :meth:`forward`."""
-        for h in reversed(range(len(self.weights))):
+        for h in reversed(range(len(self._weights))):
             if h > 0:  # back through W before W is changed, then through the ReLU
                 delta, units = self.deltas[h - 1], self.units[h]
-                torch.mm(self.weights[h].T, self.deltas[h], out=delta)
+                torch.mm(self._weights[h].T, self.deltas[h], out=delta)
                 torch.ops.aten.threshold_backward.grad_input(delta, units, 0, grad_input=delta)
-            self.weights[h].addmm_(self.deltas[h], self.units[h].T, alpha=-self.step_size)
+            if h == 0 and self._in_span:
+                self._moved.add_(self.deltas[0])
+            else:
+                self._weights[h].addmm_(self.deltas[h], self.units[h].T, alpha=-self.step_size)
 
 
 def run(config: Figure2Config, *, progress: bool | None = None) -> pd.DataFrame:
@@ -177,8 +208,8 @@ def run(config: Figure2Config, *, progress: bool | None = None) -> pd.DataFrame:
         FloatingPointError: the descent diverged; the message names the iteration and the step.
     """
     config = chosen(config, Figure2Config)
-    weights = [parameter.detach() for parameter in network(config).parameters()]
-    descent = FullBatchDescent(weights, *data(config), config.step)
+    start = [parameter.detach() for parameter in network(config).parameters()]
+    descent = FullBatchDescent(start, *data(config), config.step)
     rows = []
     bar = tqdm(
         range(config.iterations + 1),
@@ -195,8 +226,8 @@ def run(config: Figure2Config, *, progress: bool | None = None) -> pd.DataFrame:
                     f"the descent has diverged at iteration {iteration} (loss {loss:g}); "
                     f"take a step below {config.step:g}"
                 )
-            norms = [float(torch.linalg.vector_norm(w, dtype=torch.float64)) ** 2 for w in weights]
-            rows.append((iteration, loss, *norms))
+            now = [torch.linalg.vector_norm(w, dtype=torch.float64) for w in descent.weights]
+            rows.append((iteration, loss, *(float(norm) ** 2 for norm in now)))
         if iteration < config.iterations:
             descent.descend()
     table = pd.DataFrame(rows, columns=["iteration", "loss", "norm1", "norm2", "norm3"])
