@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -113,6 +113,15 @@ def test_killed_sweep_goes_on_where_it_was(sandbox: Sandbox, whole: Sandbox, how
     assert sandbox.table() == whole.table()
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Programs started here heed Ctrl-C, even if pytest runs in the background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_interrupted_sweep_says_how_to_go_on(sandbox: Sandbox, whole: Sandbox) -> None:
     process = sandbox.start()
     sandbox.wait_for(1, process)
